@@ -1,0 +1,1 @@
+"""lifemask: a cast of a living face from one photograph."""

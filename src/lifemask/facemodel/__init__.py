@@ -1,0 +1,1 @@
+"""Parametric face models: parameters to vertices, landmarks and regions."""

@@ -1,0 +1,1 @@
+"""Photo to faces to crops to landmarks."""

@@ -1,0 +1,1 @@
+"""Geometry, cameras, light and images; knows no faces and does not learn."""

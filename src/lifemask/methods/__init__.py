@@ -1,0 +1,1 @@
+"""One paper, one file: photo crops to geometry or appearance."""

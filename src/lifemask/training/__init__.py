@@ -1,0 +1,1 @@
+"""Training loops, recipes and checkpoints."""
