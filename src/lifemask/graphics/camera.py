@@ -1,0 +1,195 @@
+"""Scaled-orthographic and pinhole cameras; the only module that knows that image v points down."""
+
+from __future__ import annotations
+
+import math
+
+import roma
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lifemask.types import Camera
+
+DEFAULT_FOCAL_PER_WIDTH = 1015.0 / 224.0
+"""Focal length in image widths when the photo tells none (methods.md 0.1)."""
+
+NEAR_MM = 1.0
+"""Points closer to a pinhole than this, or behind it, have no screen depth."""
+
+
+def default_focal_px(width: float) -> float:
+    """Focal length in px that is assumed for an image `width` px wide."""
+    return DEFAULT_FOCAL_PER_WIDTH * width
+
+
+def orthographic_camera(
+    rotation: Float[Tensor, "*b 3 3"],
+    scale: Float[Tensor, "*b"] | float,
+    translation: Float[Tensor, "*b 2"],
+) -> Camera:
+    """Scaled-orthographic camera, `u = s (R X)_x + tx`, `v = -s (R X)_y + ty`.
+
+    Args:
+        rotation: (*b, 3, 3), model frame to camera frame.
+        scale: (*b,) px per mm, positive.
+        translation: (*b, 2), (tx, ty) in px: where the model's origin appears.
+    """
+    batch = rotation.shape[:-2]
+    scale = torch.as_tensor(scale).to(rotation).expand(batch)
+    shift = torch.as_tensor(translation).to(rotation).expand(*batch, 2)
+    shift = torch.nn.functional.pad(shift, (0, 1))
+    return Camera("orthographic", rotation, shift, scale, torch.zeros_like(shift[..., :2]))
+
+
+def pinhole_camera(
+    rotation: Float[Tensor, "*b 3 3"],
+    translation_mm: Float[Tensor, "*b 3"],
+    f_px: Float[Tensor, "*b"] | float,
+    center_px: Float[Tensor, "*b 2"],
+) -> Camera:
+    """Pinhole camera that looks along -z at `P = R X + T`.
+
+    Args:
+        rotation: (*b, 3, 3), model frame to camera frame.
+        translation_mm: (*b, 3), the model's origin in the camera frame; T_z < 0.
+        f_px: (*b,), focal length in px, positive.
+        center_px: (*b, 2), principal point in px.
+    """
+    batch = rotation.shape[:-2]
+    translation = torch.as_tensor(translation_mm).to(rotation).expand(*batch, 3)
+    f_px = torch.as_tensor(f_px).to(rotation).expand(batch)
+    center = torch.as_tensor(center_px).to(rotation).expand(*batch, 2)
+    return Camera("pinhole", rotation, translation, f_px, center)
+
+
+def to_camera_frame(points: Float[Tensor, "*b n 3"], camera: Camera) -> Float[Tensor, "*b n 3"]:
+    """Points (*b, n, 3) in mm from the model frame to the camera frame.
+
+    Orthographic: `R X`, whose origin is the model's. Pinhole: `R X + T`, whose origin is the eye.
+    """
+    rotated = points @ camera.rotation.mT
+    if camera.model == "orthographic":
+        return rotated
+    return rotated + camera.translation.unsqueeze(-2)
+
+
+def project(points: Float[Tensor, "*b n 3"], camera: Camera) -> Float[Tensor, "*b n 3"]:
+    """Points (*b, n, 3) in mm, model frame, to (u, v, w) in px.
+
+    w is nearness in px. Orthographic: `s (R X)_z`. Pinhole: `f / -T_z * (P_z - T_z)`, the same
+    in the limit of a far camera. u and v mean nothing for points behind a pinhole camera.
+    """
+    x, y, z = to_camera_frame(points, camera).unbind(-1)
+    scale = camera.scale.unsqueeze(-1)
+    if camera.model == "orthographic":
+        shift_u, shift_v = camera.translation[..., :2].unsqueeze(-2).unbind(-1)
+        return torch.stack((scale * x + shift_u, shift_v - scale * y, scale * z), dim=-1)
+    center_u, center_v = camera.center.unsqueeze(-2).unbind(-1)
+    origin_z = camera.translation[..., 2:]
+    zoom = scale / torch.where(z == 0, torch.full_like(z, -torch.finfo(z.dtype).eps), -z)
+    w = scale / -origin_z * (z - origin_z)
+    return torch.stack((center_u + zoom * x, center_v - zoom * y, w), dim=-1)
+
+
+def screen_depth(points: Float[Tensor, "*b n 3"], camera: Camera) -> Float[Tensor, "*b n"]:
+    """Depth (*b, n) that is affine over the image of a plane, larger = nearer.
+
+    Orthographic: w in px. Pinhole: `1 / -P_z` in 1/mm, NaN for points less than `NEAR_MM` in
+    front of the eye, so that the rasteriser leaves out their triangles.
+    """
+    z = to_camera_frame(points, camera)[..., 2]
+    if camera.model == "orthographic":
+        return camera.scale.unsqueeze(-1) * z
+    distance = torch.where(z <= -NEAR_MM, -z, torch.ones_like(z))
+    return torch.where(z <= -NEAR_MM, 1 / distance, torch.full_like(z, math.nan))
+
+
+def inverse_depth(points: Float[Tensor, "*b n 3"], camera: Camera) -> Tensor | None:
+    """What perspective-correct barycentrics need: `1 / -P_z` (*b, n), or None if orthographic."""
+    return None if camera.model == "orthographic" else screen_depth(points, camera)
+
+
+def camera_for_crop(
+    camera: Camera,
+    center_px: Float[Tensor, "*b 2"] | tuple[float, float],
+    side_px: Float[Tensor, "*b"] | float,
+    size: int,
+) -> Camera:
+    """The photo's camera in the pixels of a square crop (`types.Crop`).
+
+    Args:
+        camera: camera to photo px.
+        center_px: (*b, 2), the crop's centre in photo px.
+        side_px: (*b,), the crop's side in photo px.
+        size: the crop's side after resampling, in px.
+    """
+    side = torch.as_tensor(side_px).to(camera.scale)
+    corner = torch.as_tensor(center_px).to(camera.scale) - side.unsqueeze(-1) / 2
+    zoom = size / side
+    return _rescale(camera, zoom, -corner * zoom.unsqueeze(-1) - 0.5)
+
+
+def camera_from_crop(
+    camera: Camera,
+    center_px: Float[Tensor, "*b 2"] | tuple[float, float],
+    side_px: Float[Tensor, "*b"] | float,
+    size: int,
+) -> Camera:
+    """A camera to crop px (`types.Crop`) in the photo's pixels; inverse of `camera_for_crop`.
+
+    Args:
+        camera: camera to crop px.
+        center_px: (*b, 2), the crop's centre in photo px.
+        side_px: (*b,), the crop's side in photo px.
+        size: the crop's side after resampling, in px.
+    """
+    side = torch.as_tensor(side_px).to(camera.scale)
+    corner = torch.as_tensor(center_px).to(camera.scale) - side.unsqueeze(-1) / 2
+    zoom = side / size
+    return _rescale(camera, zoom, corner + 0.5 * zoom.unsqueeze(-1))
+
+
+def supersampled_camera(camera: Camera, factor: int) -> Camera:
+    """The camera of an image with `factor` x `factor` pixels in the place of each pixel."""
+    zoom = torch.tensor(float(factor)).to(camera.scale)
+    return _rescale(camera, zoom, (zoom.unsqueeze(-1) - 1) / 2)
+
+
+def _rescale(camera: Camera, zoom: Tensor, shift: Tensor) -> Camera:
+    """The camera after `uv -> zoom uv + shift`; zoom (*b,), shift (*b, 2)."""
+    scale = camera.scale * zoom
+    if camera.model == "orthographic":
+        moved = camera.translation[..., :2] * zoom.unsqueeze(-1) + shift
+        moved = torch.nn.functional.pad(moved, (0, 1))
+        return Camera(camera.model, camera.rotation, moved, scale, camera.center)
+    center = camera.center * zoom.unsqueeze(-1) + shift
+    return Camera(camera.model, camera.rotation, camera.translation, scale, center)
+
+
+def rotation_from_euler_deg(angles_deg: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
+    """Rotation (*b, 3, 3), model to camera frame, from (pitch, yaw, roll) in degrees (*b, 3).
+
+    `R = Rx(-pitch) Ry(yaw) Rz(-roll)`, the order of 300W-LP and AFLW2000-3D. Pitch > 0: the face
+    looks up; yaw > 0: it is turned to image right; roll > 0: clockwise as seen in the image.
+    """
+    signs = torch.tensor([-1.0, 1.0, -1.0], dtype=angles_deg.dtype, device=angles_deg.device)
+    return roma.euler_to_rotmat("XYZ", angles_deg * signs, degrees=True)
+
+
+def euler_deg_from_rotation(rotation: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
+    """(pitch, yaw, roll) in degrees (*b, 3); inverse of `rotation_from_euler_deg`.
+
+    Yaw lies in [-90, 90], pitch and roll in [-180, 180]. At yaw = +-90 only the difference of
+    pitch and roll is defined; the answer there is one of the valid ones.
+    """
+    sin_yaw = rotation[..., 0, 2].clamp(-1, 1)
+    cos_yaw = torch.hypot(rotation[..., 0, 0], rotation[..., 0, 1])
+    yaw = torch.atan2(sin_yaw, cos_yaw)
+    locked = cos_yaw < 1e-6
+    pitch = torch.atan2(rotation[..., 1, 2], rotation[..., 2, 2])
+    roll = torch.atan2(rotation[..., 0, 1], rotation[..., 0, 0])
+    locked_pitch = torch.atan2(-rotation[..., 2, 1], rotation[..., 1, 1])
+    pitch = torch.where(locked, locked_pitch, pitch)
+    roll = torch.where(locked, torch.zeros_like(roll), roll)
+    return torch.rad2deg(torch.stack((pitch, yaw, roll), dim=-1))
