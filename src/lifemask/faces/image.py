@@ -90,10 +90,10 @@ def as_uint8_rgb(image: object) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _read_bytes(path: Path) -> bytes:
-    if path.is_dir():
-        raise PhotoError(f"{path} is a folder, not a photo; give its files: {path}/*.jpg")
     try:
         data = path.read_bytes()
+    except IsADirectoryError as error:
+        raise PhotoError(f"{path} is a folder, not a photo: give {path}/*.jpg") from error
     except FileNotFoundError as error:
         raise PhotoError(f"{path} does not exist") from error
     except (OSError, ValueError) as error:

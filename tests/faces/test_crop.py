@@ -1,0 +1,81 @@
+"""Crops and the exact way back."""
+
+import numpy as np
+import pytest
+import torch
+
+from lifemask.faces.crop import crop_face, crop_square, crop_to_photo, photo_to_crop, square_box
+from lifemask.types import Crop, Face
+
+
+def ramp(height: int = 90, width: int = 120) -> np.ndarray:
+    """A photo whose red is 2 u and whose green is 2 v."""
+    v, u = np.mgrid[0:height, 0:width]
+    return np.stack([2 * u, 2 * v, 0 * u], axis=-1).astype(np.uint8)
+
+
+def test_round_trip():
+    crop = Crop(torch.zeros(3, 64, 64), (31.7, 88.2), 45.9)
+    points = torch.randn(5, 7, 3, dtype=torch.float64) * 50
+    torch.testing.assert_close(photo_to_crop(crop_to_photo(points, crop), crop), points)
+    torch.testing.assert_close(
+        crop_to_photo(points[..., :2], crop), crop_to_photo(points, crop)[..., :2]
+    )
+
+
+def test_formula_of_the_types():
+    crop = Crop(torch.zeros(3, 64, 64), (31.7, 88.2), 45.9)
+    point = torch.tensor([[10.0, 20.0, 30.0]])
+    expected = [
+        31.7 - 45.9 / 2 + 10.5 * 45.9 / 64,
+        88.2 - 45.9 / 2 + 20.5 * 45.9 / 64,
+        30 * 45.9 / 64,
+    ]
+    torch.testing.assert_close(crop_to_photo(point, crop)[0], torch.tensor(expected))
+
+
+@pytest.mark.parametrize(("side", "size"), [(40.0, 40), (41.5, 23), (30.2, 64), (60.0, 15)])
+def test_pixels_show_the_photo_at_the_place_the_formula_says(side, size):
+    crop = crop_square(ramp(), (55.3, 44.6), side, size)
+    v, u = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    photo = crop_to_photo(torch.stack([u, v], -1).reshape(-1, 2).float(), crop)
+    shown = crop.image[:2].permute(1, 2, 0) * 255 / 2
+    inner = slice(2, size - 2)
+    expected = photo.reshape(size, size, 2)
+    assert (shown - expected)[inner, inner].abs().max() < 0.3  # half of 8-bit steps of 1/2 px
+
+
+def test_whole_pixels_are_copied():
+    photo = np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)
+    crop = crop_square(photo, (24.5, 19.5), 20, 20)  # pixels 15..34, 10..29
+    np.testing.assert_array_equal(
+        (crop.image.permute(1, 2, 0) * 255).round().byte().numpy(), photo[10:30, 15:35]
+    )
+
+
+def test_outside_the_border_continues():
+    crop = crop_square(ramp(), (-10.0, 45.0), 40, 40)
+    assert (crop.image[0, :, :9] == 0).all()
+    far = crop_square(ramp(), (400.0, 45.0), 40, 40)
+    assert (far.image[0] * 255 == 2 * 119).all()
+
+
+def test_face_crop_is_centred_and_expanded():
+    face = Face((10.0, 20.0, 30.0, 60.0), 1.0)
+    crop = crop_face(ramp(), face, 32, expand=1.5)
+    assert crop.center_px == (20.0, 40.0) and crop.side_px == 60.0 and crop.size == 32
+    same = crop_face(ramp(), face.box, 32, expand=1.5)
+    torch.testing.assert_close(crop.image, same.image)
+
+
+def test_square_box_of_landmarks():
+    center, side = square_box(torch.tensor([[0.0, 0.0, 5.0], [10.0, 4.0, -3.0]]))
+    assert center == (5.0, 2.0) and side == pytest.approx(10 * 2**0.5)
+
+
+@pytest.mark.parametrize(
+    ("center", "side"), [((5, 5), 0.0), ((5, 5), float("nan")), ((np.inf, 5), 9)]
+)
+def test_impossible_crops_are_refused(center, side):
+    with pytest.raises(ValueError, match="impossible"):
+        crop_square(ramp(), center, side, 32)
