@@ -31,6 +31,13 @@ def _flip_v(points: Tensor) -> Tensor:
     return points * flip
 
 
+def _nearest_rotation(matrix: Tensor) -> Tensor:
+    """Proper rotation (*b, 3, 3) nearest to a matrix."""
+    rotation = roma.special_procrustes(matrix, gradient_eps=_GRADIENT_EPS)
+    assert isinstance(rotation, Tensor)
+    return rotation
+
+
 def similarity(
     source: Float[Tensor, "*b n 3"],
     target: Float[Tensor, "*b n 3"],
@@ -55,9 +62,9 @@ def similarity(
     x, y = source - source_mean, target - target_mean
     covariance = (q * y).transpose(-1, -2) @ x
     spread = (q * x * x).sum((-1, -2))
-    # roma's damping is absolute, so the matrix is normalised first: the rotation does not change.
+    # The damping is absolute, so the matrix is normalised first: the rotation does not change.
     size = covariance.detach().norm(dim=(-1, -2), keepdim=True).clamp_min(1e-30)
-    rotation = roma.special_procrustes(covariance / size, gradient_eps=_GRADIENT_EPS)
+    rotation = _nearest_rotation(covariance / size)
     scale = (rotation * covariance).sum((-1, -2)) / spread
     moved = scale[..., None] * (rotation @ source_mean.transpose(-1, -2))[..., 0]
     return rotation, scale, target_mean[..., 0, :] - moved
@@ -121,7 +128,7 @@ def affine_camera(
     third = third / third.norm(dim=-1, keepdim=True).sqrt().clamp_min(1e-12)
     full = torch.cat((affine, third[..., None, :]), -2)
     size = full.detach().norm(dim=(-1, -2), keepdim=True).clamp_min(1e-30)
-    rotation = roma.special_procrustes(full / size, gradient_eps=_GRADIENT_EPS)
+    rotation = _nearest_rotation(full / size)
     scale = (rotation[..., :2, :] * affine).sum((-1, -2)) / 2
     turned = (rotation @ model_mean.transpose(-1, -2))[..., 0]
     offset = image_mean[..., 0, :] - scale[..., None] * turned[..., :2]
