@@ -248,7 +248,9 @@ def setup_faces(points: Tensor, faces: Tensor, height: int, width: int, cull: bo
     image, face = keep.nonzero(as_tuple=True)
     fixed, z, area = fixed[keep], z[keep], area[keep]
     swap = (area < 0).unsqueeze(-1)
-    order = torch.where(swap, torch.tensor([0, 2, 1], device=points.device), torch.arange(3).to(z.device))
+    order = torch.where(
+        swap, torch.tensor([0, 2, 1], device=points.device), torch.arange(3).to(z.device)
+    )
     fixed = fixed.gather(1, order.unsqueeze(-1).expand(-1, -1, 2))
     z = z.gather(1, order)
     box = torch.cat((low[keep], high[keep]), dim=-1)
@@ -318,7 +320,9 @@ def _rasterize_torch(
     first = 0
     while first < len(count):
         done = int(end[first] - count[first])
-        last = max(int(torch.searchsorted(end, done + _CANDIDATES_PER_CHUNK, right=True)), first + 1)
+        last = max(
+            int(torch.searchsorted(end, done + _CANDIDATES_PER_CHUNK, right=True)), first + 1
+        )
         _draw(setup, slice(first, last), size, count, keys, height, width)
         first = last
     ids, depth = unpack_key(keys)
