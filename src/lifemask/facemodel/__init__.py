@@ -1,1 +1,30 @@
 """Parametric face models: parameters to vertices, landmarks and regions."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from lifemask.facemodel.base import FaceModel
+
+FACE_MODELS: dict[str, str] = {
+    "lifemask": "lifemask.facemodel.lifemask:load",
+    "ict": "lifemask.facemodel.ict:load",
+}
+
+
+def load_face_model(name: str = "lifemask", path: str | Path | None = None) -> FaceModel:
+    """A face model by name.
+
+    Args:
+        name: key of `FACE_MODELS`.
+        path: where its files are; the default model brings its own.
+
+    Raises:
+        KeyError: unknown name; the message lists those that exist.
+        lifemask.assets.AssetError: files are missing or damaged.
+    """
+    if name not in FACE_MODELS:
+        raise KeyError(f"unknown face model {name!r}; known: {', '.join(FACE_MODELS)}")
+    module, function = FACE_MODELS[name].split(":")
+    return getattr(import_module(module), function)(None if path is None else Path(path))

@@ -1,0 +1,193 @@
+"""Linear face model: mean + identity modes + expression shapes, and its safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lifemask.facemodel.base import FaceModel, LandmarkEmbedding, Topology
+
+
+@dataclass(frozen=True)
+class JawContour:
+    """Polylines on which jaw landmarks slide when the silhouette moves (profile, pitch).
+
+    Attributes:
+        lines: (n, k) vertex ids per jaw landmark, from the outer face towards the ear or throat;
+            the landmark of the frontal face lies on its line. Short lines repeat the last vertex.
+        landmark_ids: (n,) index of each line's landmark in the 68 sets (0..16).
+    """
+
+    lines: Tensor
+    landmark_ids: Tensor
+
+
+class LinearFaceModel(FaceModel):
+    """`S(a, b) = mean + sum_i a_i U_i + sum_j b_j E_j` in mm.
+
+    Args:
+        name: key of `FACE_MODELS`.
+        mean: (v, 3) neutral mean in mm, model frame.
+        identity: (i, v, 3) modes in mm per standard deviation.
+        expression: (e, v, 3) shapes in mm at activation 1.
+        expression_names: e names.
+        topology: shared connectivity.
+        landmark_embeddings: by set name.
+        contour: lines for sliding jaw landmarks, or None.
+        antisymmetric: (i,) True for modes that a mirrored head takes with the opposite sign.
+    """
+
+    mean: Tensor
+    identity_basis: Tensor
+    expression_basis: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        mean: Float[Tensor, "v 3"],
+        identity: Float[Tensor, "i v 3"],
+        expression: Float[Tensor, "e v 3"],
+        expression_names: tuple[str, ...],
+        topology: Topology,
+        landmark_embeddings: Mapping[str, LandmarkEmbedding],
+        contour: JawContour | None = None,
+        antisymmetric: Tensor | None = None,
+    ):
+        super().__init__()
+        if len(expression_names) != len(expression):
+            raise ValueError(f"{len(expression)} expressions, {len(expression_names)} names")
+        self.name = name
+        self.topology = topology
+        self.landmark_embeddings = dict(landmark_embeddings)
+        self.identity_size = len(identity)
+        self.expression_names = tuple(expression_names)
+        self.contour = contour
+        self.antisymmetric = antisymmetric
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("identity_basis", identity, persistent=False)
+        self.register_buffer("expression_basis", expression, persistent=False)
+
+    def forward(
+        self, identity: Float[Tensor, "*b i"], expression: Float[Tensor, "*b e"]
+    ) -> Float[Tensor, "*b v 3"]:
+        """Vertices (*b, v, 3) in mm; shorter coefficient vectors are padded with zeros.
+
+        Raises:
+            ValueError: a coefficient vector is longer than the model's basis.
+        """
+        shape = (
+            self.mean.flatten()
+            + _combine(identity, self.identity_basis, "identity")
+            + _combine(expression, self.expression_basis, "expression")
+        )
+        return shape.unflatten(-1, (-1, 3))
+
+
+def _combine(coefficients: Tensor, basis: Tensor, what: str) -> Tensor:
+    count = coefficients.shape[-1]
+    if count > len(basis):
+        raise ValueError(f"{count} {what} coefficients, the model has {len(basis)}")
+    return coefficients @ basis[:count].flatten(1).to(coefficients)
+
+
+def load_linear_model(path: Path, name: str) -> LinearFaceModel:
+    """Reads a linear model from the safetensors file that `pack_linear_model` describes.
+
+    Returns:
+        The model in float32 on the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        KeyError: a tensor is missing.
+    """
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        names = json.loads(file.metadata()["names"])
+    embeddings = {
+        entry: LandmarkEmbedding(
+            vertex_ids=tensors[f"landmarks.{entry}.vertex_ids"].long(),
+            barycentric=tensors[f"landmarks.{entry}.barycentric"],
+            mirror=tensors[f"landmarks.{entry}.mirror"].long(),
+        )
+        for entry in names["landmark_sets"]
+    }
+    contour = None
+    if "contour.lines" in tensors:
+        ids = tensors["contour.landmark_ids"].long()
+        contour = JawContour(tensors["contour.lines"].long(), ids)
+    return LinearFaceModel(
+        name=name,
+        mean=tensors["mean"].float(),
+        identity=tensors["identity"].float(),
+        expression=tensors["expression"].float(),
+        expression_names=tuple(names["expressions"]),
+        topology=_topology(tensors, names),
+        landmark_embeddings=embeddings,
+        contour=contour,
+        antisymmetric=tensors["antisymmetric"].bool() if "antisymmetric" in tensors else None,
+    )
+
+
+def _topology(tensors: Mapping[str, Tensor], names: Mapping[str, list[str]]) -> Topology:
+    regions = tensors["regions"].bool()
+    return Topology(
+        faces=tensors["faces"].long(),
+        uvs=tensors["uvs"].float(),
+        faces_uv=tensors["faces_uv"].long(),
+        face_part=tensors["face_part"].long(),
+        part_names=tuple(names["parts"]),
+        mirror=tensors["mirror"].long(),
+        regions={name: regions[i] for i, name in enumerate(names["regions"])},
+        polygons=tensors["polygons"].long() if "polygons" in tensors else None,
+    )
+
+
+def pack_linear_model(model: LinearFaceModel, path: Path) -> None:
+    """Writes a linear model: fp16 bases, float32 mean and UVs, int32 tables, uint8 masks."""
+    from safetensors.torch import save_file
+
+    topology = model.topology
+    tensors = {
+        "mean": model.mean.float(),
+        "identity": model.identity_basis.half(),
+        "expression": model.expression_basis.half(),
+        "faces": topology.faces.int(),
+        "uvs": topology.uvs.float(),
+        "faces_uv": topology.faces_uv.int(),
+        "face_part": topology.face_part.to(torch.uint8),
+        "mirror": topology.mirror.int(),
+        "regions": torch.stack(list(topology.regions.values())).to(torch.uint8),
+    }
+    if topology.polygons is not None:
+        tensors["polygons"] = topology.polygons.int()
+    if model.antisymmetric is not None:
+        tensors["antisymmetric"] = model.antisymmetric.to(torch.uint8)
+    if model.contour is not None:
+        tensors["contour.lines"] = model.contour.lines.int()
+        tensors["contour.landmark_ids"] = model.contour.landmark_ids.int()
+    for name, entry in model.landmark_embeddings.items():
+        tensors[f"landmarks.{name}.vertex_ids"] = entry.vertex_ids.int()
+        tensors[f"landmarks.{name}.barycentric"] = entry.barycentric.float()
+        tensors[f"landmarks.{name}.mirror"] = entry.mirror.int()
+    names = {
+        "expressions": list(model.expression_names),
+        "parts": list(topology.part_names),
+        "regions": list(topology.regions),
+        "landmark_sets": list(model.landmark_embeddings),
+    }
+    contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    save_file(contiguous, str(path), metadata={"names": json.dumps(names)})
+
+
+def as_tensor(values: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A copy of a numpy array as a tensor of the given dtype."""
+    return torch.as_tensor(np.ascontiguousarray(values)).to(dtype)

@@ -1,0 +1,1 @@
+"""The steps of `tools/build_head_model.py`: sources, carrying, parts, statistics, tables."""
