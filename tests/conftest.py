@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("lifemask", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("lifemask")
 
 
 @pytest.fixture(scope="session")

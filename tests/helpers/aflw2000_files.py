@@ -12,7 +12,7 @@ COUNT = 9
 def face_labels(seed: int = 0) -> dict[str, np.ndarray]:
     """Labels of `COUNT` made-up faces, three per yaw bin, with the real files' shapes."""
     rng = np.random.default_rng(seed)
-    yaw = np.array([0.0, 10.0, -30.0, 31.0, -45.0, 60.0, 60.5, -75.0, 88.0])
+    yaw = np.array([0.0, 10.0, -29.9, 31.0, -45.0, 59.9, 60.5, -75.0, 88.0])
     points = rng.uniform(-1, 1, (COUNT, 3, 68)) * [[60.0], [75.0], [50.0]]
     points = points + np.array([[225.0], [230.0], [0.0]])
     clicks = rng.uniform(150, 300, (COUNT, 2, 21))

@@ -1,0 +1,177 @@
+"""The AFLW2000-3D protocol: NME and pose errors, each number with the flags that define it.
+
+`methods.md` calls these the traps; here each is a flag or a fixed rule: the normaliser is
+`sqrt(w h)` of the *original* 68-point box for every point set; "mean" is the mean over three yaw
+bins (of the fitted yaw) unless `pool` says "images"; all photos count, misses included.
+Coordinates are compared as stored: 0-based predictions against the numbers in the label files.
+Whoever scores 1-based output must subtract 1 first (it moved one system from 3.79 to 3.93).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+
+from lifemask.data.aflw2000 import Aflw2000
+from lifemask.evaluation import metrics
+from lifemask.evaluation.align import DepthAlignment
+from lifemask.evaluation.metrics import PointSet, Pool
+from lifemask.evaluation.predictions import Predictions, matched
+from lifemask.facemodel.landmarks import convert
+from lifemask.graphics.camera import rotation_from_euler_deg
+
+POSE_LIMIT_DEG = 99.0  # Hopenet's rule (Ruiz et al., CVPRW 2018): 1,969 of 2,000 photos remain
+Truth = Literal["original", "reannotated", "aflw21"]
+
+
+@dataclass(frozen=True)
+class NmeFlags:
+    """What defines one NME number; two numbers are comparable only if all flags agree.
+
+    Attributes:
+        gt: "original" fits, "reannotated" 2D clicks (about 0.6 lower), or the clicks of AFLW.
+        points: 68 all, 51 without the jaw (fairer across systems: the truth is a BFM fit), or 21.
+        dims: 2, or 3 with w.
+        pool: mean of the three bin means, or mean over images.
+        z_align: origin of w when `dims` is 3; "min" is the published code, "mean" is lower.
+    """
+
+    gt: Truth = "original"
+    points: PointSet = 68
+    dims: Literal[2, 3] = 2
+    pool: Pool = "bins"
+    z_align: DepthAlignment = "none"
+
+
+STANDARD_FLAGS = (
+    NmeFlags(),
+    NmeFlags(points=51),
+    NmeFlags(pool="images"),
+    NmeFlags(points=51, pool="images"),
+    NmeFlags(gt="reannotated"),
+    NmeFlags(gt="reannotated", points=51),
+    NmeFlags(gt="aflw21", points=21),
+    NmeFlags(dims=3, z_align="min"),
+    NmeFlags(dims=3, z_align="mean"),
+    NmeFlags(points=51, dims=3, z_align="mean"),
+)
+
+
+def score_aflw2000(data: Aflw2000, predictions: Predictions) -> dict[str, Any]:
+    """All numbers of the protocol as plain, JSON-ready values.
+
+    Returns:
+        "images", "misses" (total and by bin), "numbers": a list with one entry per metric, each
+        holding its `flags`, `value`, `bins`, `ci95` (bootstrap over images) and, where faces were
+        missed, `value_found_only`. A number that the data or the system cannot give (no depth,
+        no re-annotation) is listed under "not_scored" with the reason.
+    """
+    predictions = matched(predictions, data.names)
+    bins = metrics.yaw_bins(data.bin_yaw_deg)
+    missed = ~predictions.found
+    numbers, not_scored = [], []
+    for flags in STANDARD_FLAGS:
+        reason = _why_not(flags, data, predictions)
+        if reason:
+            not_scored.append({"metric": "nme_percent", "flags": asdict(flags), "reason": reason})
+        else:
+            numbers.append(_nme_entry(flags, data, predictions, bins))
+    numbers += list(_pose_entries(data, predictions, bins))
+    by_bin = {n: int(missed[bins == k].sum()) for k, n in enumerate(metrics.BIN_NAMES)}
+    return {
+        "images": len(data),
+        "images_by_bin": {n: int((bins == k).sum()) for k, n in enumerate(metrics.BIN_NAMES)},
+        "misses": {"total": int(missed.sum()), "by_bin": by_bin, "scored_as": "centre of true box"},
+        "official_boxes": data.boxes_are_official,
+        "numbers": numbers,
+        "not_scored": not_scored,
+    }
+
+
+def nme_per_image(flags: NmeFlags, data: Aflw2000, predictions: Predictions) -> Float[ndarray, "n"]:
+    """NME (n,) in percent of each image; predictions must be in the order of the data.
+
+    A missed face counts as if all its points lay at the centre of the true box. AFLW-21 points
+    are those clicked; an image without any gives NaN.
+    """
+    truth68 = data.landmarks68
+    guess68 = metrics.score_misses(predictions.landmarks68, predictions.found, truth68)
+    visible = None
+    if flags.gt == "aflw21":
+        truth, visible = data.landmarks21, data.visible21
+        guess = _aflw21(guess68[..., :2])
+    else:
+        truth = truth68 if flags.gt == "original" else data.reannotated68
+        guess = guess68
+        if truth is None:
+            raise ValueError("this copy of AFLW2000-3D has no re-annotated points")
+        keep = slice(68 - flags.points, 68)
+        truth, guess = truth[:, keep], guess[:, keep]
+    return metrics.nme_percent(
+        guess, truth, truth68, dims=flags.dims, z_align=flags.z_align, visible=visible
+    )
+
+
+def _aflw21(points68: ndarray) -> ndarray:
+    """The 21 AFLW points (n, 21, 2) from 68; ears and chin correspond only loosely."""
+    return convert(torch.from_numpy(points68), "ibug68-3d-bfm", "aflw21").numpy()
+
+
+def _why_not(flags: NmeFlags, data: Aflw2000, predictions: Predictions) -> str:
+    """Reason why a number cannot be computed, or an empty string."""
+    if flags.gt == "reannotated" and data.reannotated68 is None:
+        return "this copy of the data has no re-annotated points"
+    if flags.dims == 3 and np.isnan(predictions.landmarks68[predictions.found][..., 2]).any():
+        return "the predictions have no depth"
+    return ""
+
+
+def _nme_entry(
+    flags: NmeFlags, data: Aflw2000, predictions: Predictions, bins: ndarray
+) -> dict[str, Any]:
+    values = nme_per_image(flags, data, predictions)
+    entry = {"metric": "nme_percent", "flags": asdict(flags)}
+    entry |= metrics.summary(values, bins, flags.pool, _rounded)
+    if not predictions.found.all():
+        found_only = np.where(predictions.found, values, np.nan)
+        entry["value_found_only"] = _rounded(metrics.pooled(found_only, bins, flags.pool))
+    return entry
+
+
+def _pose_entries(
+    data: Aflw2000, predictions: Predictions, bins: ndarray
+) -> Iterator[dict[str, Any]]:
+    """Mean absolute Euler errors and the geodesic angle; a missed face counts as frontal."""
+    if np.isnan(predictions.pose_deg[predictions.found]).any():
+        return
+    guess = np.where(predictions.found[:, None], predictions.pose_deg, 0.0)
+    errors = metrics.euler_errors_deg(guess, data.pose_deg)
+    guess_r, true_r = (rotation_from_euler_deg(torch.from_numpy(p)).numpy()
+                       for p in (guess, data.pose_deg))  # fmt: skip
+    columns = {
+        "pitch_error_deg": errors[:, 0],
+        "yaw_error_deg": errors[:, 1],
+        "roll_error_deg": errors[:, 2],
+        "mean_euler_error_deg": errors.mean(axis=1),
+        "geodesic_error_deg": metrics.geodesic_deg(guess_r, true_r),
+    }
+    limited = (np.abs(data.pose_deg) <= POSE_LIMIT_DEG).all(axis=1)
+    for images, mask in (("angles <= 99", limited), ("all", np.ones_like(limited))):
+        for metric, values in columns.items():
+            flags = {"images": images, "pool": "images", "misses": "scored as frontal"}
+            kept = np.where(mask, values, np.nan)
+            yield {"metric": metric, "flags": flags} | metrics.summary(
+                kept, bins, "images", _rounded
+            )
+
+
+def _rounded(value: float) -> float | None:
+    """Four decimals; None for what JSON cannot hold."""
+    return round(value, 4) if math.isfinite(value) else None

@@ -1,0 +1,219 @@
+"""`predict`: run lifemask over a benchmark once and keep the predictions; resumable."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+
+from lifemask.assets import UserError
+from lifemask.data.aflw2000 import Aflw2000
+from lifemask.evaluation.predictions import Predictions, load_predictions, save_predictions
+from lifemask.evaluation.score import load_entry, lookup
+
+DATASETS = {"aflw2000": "lifemask.data.aflw2000:load_aflw2000"}
+"""Data-set name to its loader, as an import string."""
+
+SCORED_SET = "ibug68-3d-bfm"
+"""Landmark convention of AFLW2000-3D's truth: the jaw on the 3D contour of a BFM fit."""
+
+BoxSource = Literal["official", "detector"]
+MethodName = Literal["landmarker", "fit"]
+Box = tuple[float, float, float, float]
+System = Callable[[ndarray, Box], tuple[ndarray, ndarray]]
+"""Photo (H, W, 3) uint8 and box to landmarks (68, 3) in photo px and pose (3,) in degrees."""
+
+_MIN_OVERLAP = 0.3
+_SAVE_EVERY = 50  # photos
+_log = logging.getLogger(__name__)
+
+
+def predict(
+    dataset: str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    weights: Literal["open", "research"] = "research",
+    method: MethodName = "landmarker",
+    box: BoxSource = "official",
+    threads: int = 1,
+    resume: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    system: System | None = None,
+) -> Path:
+    """Predict every photo of a data set and write the prediction file.
+
+    Args:
+        dataset: a key of `DATASETS`.
+        data: the data set's folder.
+        out: npz to write. While running, finished photos are in `OUT.partial.npz`.
+        weights: family of the landmarker's weights.
+        method: "landmarker" scores the network's own points, "fit" those of the fitted head.
+        box: "official" hands the benchmark's box to the landmarker, so no face can be missed;
+            "detector" runs our detector and takes the face that overlaps the true landmarks'
+            box best; below an intersection over union of 0.3 the face counts as missed.
+        threads: threads of the inference engine.
+        resume: go on from `OUT.partial.npz` of an interrupted run with the same settings.
+        progress: called with (photos done, photos) after each photo.
+        system: another landmark system to run in place of lifemask's; None builds lifemask's.
+
+    Returns:
+        The path written.
+
+    Raises:
+        UserError: unknown data set, method or box source, unreadable data, missing weights.
+    """
+    photos: Aflw2000 = load_entry(lookup(DATASETS, dataset, "data set"))(data)
+    out = Path(out)
+    partial = out.with_name(out.name + ".partial.npz")
+    meta = {"dataset": dataset, "box": box} | (_own_meta(method, weights) if system is None else {})
+    state = _resumed(partial, photos, meta) if resume else _empty(meta)
+    run = system or load_system(method, weights, threads)
+    boxes = _box_source(photos, box)
+    for index in range(len(state.names), len(photos)):
+        state = _appended(state, photos.names[index], _one(run, photos, boxes, index))
+        if (index + 1) % _SAVE_EVERY == 0:
+            save_predictions(partial, state)
+        if progress:
+            progress(index + 1, len(photos))
+    save_predictions(out, state)
+    partial.unlink(missing_ok=True)
+    _log.info("%s: %d photos, %d missed", out, len(photos), int((~state.found).sum()))
+    return out
+
+
+def load_system(
+    method: MethodName = "landmarker",
+    weights: Literal["open", "research"] = "research",
+    threads: int = 1,
+) -> System:
+    """The landmarker or fitter of lifemask as a `System`.
+
+    Raises:
+        AssetError: missing or broken weights.
+        UserError: unknown method.
+    """
+    from lifemask.facemodel import load_face_model
+    from lifemask.facemodel.landmarks import convert
+    from lifemask.faces.landmarker import load_landmarker
+    from lifemask.graphics.camera import euler_deg_from_rotation, project
+    from lifemask.graphics.pose import procrustes_camera
+    from lifemask.methods.fitting import fit_landmarks
+
+    if method not in ("landmarker", "fit"):
+        raise UserError(f"unknown method {method!r}; valid: fit, landmarker")
+    landmarker = load_landmarker(weights, threads=threads)
+    model = load_face_model()
+    neutral = model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
+
+    def run_landmarker(image: ndarray, box: Box) -> tuple[ndarray, ndarray]:
+        landmarks = landmarker(image, box)
+        mean_head = model.landmarks(neutral, landmarks.convention)
+        camera = procrustes_camera(mean_head, landmarks.points, landmarks.sigma_px**-2)
+        return (
+            convert(landmarks.points, landmarks.convention, SCORED_SET).numpy(),
+            euler_deg_from_rotation(camera.rotation).numpy(),
+        )
+
+    def run_fit(image: ndarray, box: Box) -> tuple[ndarray, ndarray]:
+        height, width = image.shape[:2]
+        geometry = fit_landmarks(landmarker(image, box), model, image_size=(width, height))
+        points = project(model.landmarks(geometry.vertices_mm, SCORED_SET), geometry.camera)
+        return points.numpy(), euler_deg_from_rotation(geometry.camera.rotation).numpy()
+
+    return run_fit if method == "fit" else run_landmarker
+
+
+def best_overlap(boxes: Float[ndarray, "n 4"], box: Float[ndarray, "4"]) -> tuple[int, float]:
+    """Index and intersection over union of the box that overlaps `box` best; (-1, 0) if none.
+
+    Args:
+        boxes: (n, 4) x0, y0, x1, y1 in px.
+        box: (4,) the same.
+    """
+    if len(boxes) == 0:
+        return -1, 0.0
+    low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
+    common = np.clip(high - low, 0, None).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
+    overlap = common / (areas - common)
+    return int(overlap.argmax()), float(overlap.max())
+
+
+def _box_source(photos: Aflw2000, source: BoxSource) -> Callable[[ndarray, int], Box | None]:
+    """Function from photo and index to the box that the landmarker gets, None for a miss."""
+
+    def official(image: ndarray, index: int) -> Box | None:
+        return tuple(float(edge) for edge in photos.boxes[index])  # pyright: ignore[reportReturnType]
+
+    if source == "official":
+        return official
+    if source != "detector":
+        raise UserError(f"unknown box source {source!r}; valid: detector, official")
+    from lifemask.faces.detect import load_detector
+
+    detector = load_detector()
+
+    def detected(image: UInt8[ndarray, "h w 3"], index: int) -> Box | None:
+        faces = detector(image)
+        truth = photos.landmarks68[index, :, :2]
+        true_box = np.concatenate([truth.min(axis=0), truth.max(axis=0)])
+        found = np.array([face.box for face in faces], dtype=np.float64).reshape(-1, 4)
+        best, overlap = best_overlap(found, true_box)
+        return faces[best].box if overlap >= _MIN_OVERLAP else None
+
+    return detected
+
+
+def _one(run: System, photos: Aflw2000, boxes: Any, index: int) -> tuple[ndarray, ndarray] | None:
+    from lifemask.faces.image import load_image
+
+    image = load_image(photos.image_paths[index])
+    box = boxes(image, index)
+    return None if box is None else run(image, box)
+
+
+def _own_meta(method: str, weights: str) -> dict[str, str]:
+    from lifemask import __version__
+
+    return {
+        "system": f"lifemask {__version__}",
+        "method": method,
+        "weights": weights,
+        "convention": SCORED_SET,
+    }
+
+
+def _empty(meta: dict[str, str]) -> Predictions:
+    return Predictions((), np.zeros(0, bool), np.zeros((0, 68, 3)), np.zeros((0, 3)), meta)
+
+
+def _resumed(partial: Path, photos: Aflw2000, meta: dict[str, str]) -> Predictions:
+    """What an interrupted run has finished, if it had the same settings and photos."""
+    if partial.is_file():
+        try:
+            state = load_predictions(partial)
+        except UserError as error:
+            _log.warning("starting again: %s", error)
+            return _empty(meta)
+        if dict(state.meta) == meta and state.names == photos.names[: len(state.names)]:
+            return state
+        _log.warning("%s belongs to another run; starting again", partial)
+    return _empty(meta)
+
+
+def _appended(state: Predictions, name: str, result: tuple[ndarray, ndarray] | None) -> Predictions:
+    points, pose = result or (np.full((68, 3), np.nan), np.full(3, np.nan))
+    return Predictions(
+        (*state.names, name),
+        np.append(state.found, result is not None),
+        np.concatenate([state.landmarks68, np.asarray(points, np.float64)[None]]),
+        np.concatenate([state.pose_deg, np.asarray(pose, np.float64)[None]]),
+        state.meta,
+    )

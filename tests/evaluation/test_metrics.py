@@ -1,0 +1,163 @@
+"""NME, pooling, intervals and pose errors against analytic cases."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lifemask.evaluation import metrics
+from lifemask.evaluation.align import align_depth, align_similarity
+
+
+def faces(n=4, seed=0):
+    """Faces (n, 68, 3) whose boxes are exactly 100 wide and 64 high: sqrt(w h) = 80."""
+    points = np.random.default_rng(seed).uniform(-1, 1, (n, 68, 3)) * [49, 31, 40]
+    points[:, 0, :2], points[:, 1, :2] = (-50, -32), (50, 32)
+    return points + [200.0, 220.0, 5.0]
+
+
+def test_normaliser_is_the_root_of_the_area_not_the_diagonal():
+    np.testing.assert_allclose(metrics.nme_normaliser_px(faces()), 80.0)
+
+
+def test_perfect_prediction_scores_zero():
+    truth = faces()
+    assert (metrics.nme_percent(truth, truth, truth) == 0).all()
+    assert (metrics.nme_percent(truth, truth, truth, dims=3, z_align="min") == 0).all()
+
+
+@given(st.floats(-30, 30), st.floats(-30, 30))
+def test_a_shift_gives_its_length_over_the_normaliser(du, dv):
+    truth = faces()
+    moved = truth + [du, dv, 0]
+    expected = 100 * np.hypot(du, dv) / 80
+    for keep in (slice(None), slice(17, None)):
+        values = metrics.nme_percent(moved[:, keep], truth[:, keep], truth)
+        np.testing.assert_allclose(values, expected, atol=1e-9)
+
+
+def test_reading_zero_based_output_as_one_based_costs_what_the_shift_costs():
+    truth = faces()
+    assert metrics.nme_percent(truth - 1, truth, truth)[0] == pytest.approx(100 * 2**0.5 / 80)
+
+
+def test_depth_is_ignored_in_2d_and_its_origin_in_3d():
+    truth = faces()
+    nearer = truth + [0, 0, 12.0]
+    assert (metrics.nme_percent(nearer, truth, truth) == 0).all()
+    for how in ("min", "mean"):
+        values = metrics.nme_percent(nearer, truth, truth, dims=3, z_align=how)
+        np.testing.assert_allclose(values, 0, atol=1e-9)
+    np.testing.assert_allclose(metrics.nme_percent(nearer, truth, truth, dims=3), 1200 / 80)
+
+
+def test_min_alignment_lets_one_point_spoil_all():
+    truth = faces()
+    spoilt = truth.copy()
+    spoilt[np.arange(4), truth[..., 2].argmin(axis=1), 2] -= 68.0
+    by_min = metrics.nme_percent(spoilt, truth, truth, dims=3, z_align="min")
+    by_mean = metrics.nme_percent(spoilt, truth, truth, dims=3, z_align="mean")
+    np.testing.assert_allclose(by_min, 100 * 67 * 68 / 68 / 80)
+    np.testing.assert_allclose(by_mean, 100 * (67 * 1 + 67) / 68 / 80)
+
+
+def test_invisible_points_do_not_count():
+    truth = faces()
+    guess = truth + [3.0, 4.0, 0]
+    guess[:, :10] = np.nan
+    visible = np.ones(truth.shape[:2], bool)
+    visible[:, :10] = False
+    values = metrics.nme_percent(guess, truth, truth, visible=visible)
+    np.testing.assert_allclose(values, 100 * 5 / 80)
+    visible[1] = False
+    assert np.isnan(metrics.nme_percent(guess, truth, truth, visible=visible)[1])
+
+
+def test_three_dimensions_need_three_coordinates():
+    with pytest.raises(ValueError, match="dims=3"):
+        metrics.nme_percent(faces()[..., :2], faces(), faces(), dims=3)
+
+
+def test_bin_edges_belong_to_the_lower_bin():
+    yaw = np.array([0, 30, -30, 30.001, -60, 60, 60.001, -90])
+    assert metrics.yaw_bins(yaw).tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+def test_mean_of_bins_is_not_mean_of_images():
+    values = np.array([1.0] * 8 + [4.0] + [10.0])
+    bins = np.array([0] * 8 + [1] + [2])
+    assert metrics.pooled(values, bins, "bins") == 5.0
+    assert metrics.pooled(values, bins, "images") == pytest.approx(2.2)
+
+
+def test_an_empty_bin_gives_no_mean_of_bins():
+    assert np.isnan(metrics.pooled(np.ones(4), np.array([0, 0, 1, 1]), "bins"))
+    assert metrics.pooled(np.ones(4), np.array([0, 0, 1, 1]), "images") == 1
+
+
+def test_a_miss_costs_the_centre_of_the_box_and_never_disappears():
+    truth = faces()
+    found = np.array([True, False, True, True])
+    guess = truth.copy()
+    guess[1] = np.nan
+    filled = metrics.score_misses(guess, found, truth)
+    values = metrics.nme_percent(filled, truth, truth)
+    center = np.array([200.0, 220.0])
+    expected = 100 * np.linalg.norm(truth[1, :, :2] - center, axis=1).mean() / 80
+    np.testing.assert_allclose(values, [0, expected, 0, 0], atol=1e-9)
+    assert np.isnan(guess[1]).all()  # the input is left alone
+
+
+def test_interval_covers_the_mean_and_shrinks_with_images():
+    rng = np.random.default_rng(1)
+    widths = []
+    for n in (60, 6000):
+        values, bins = rng.gamma(2, 2, n), np.arange(n) % 3
+        low, high = metrics.bootstrap_ci95(values, bins, "bins", samples=300)
+        assert low < metrics.pooled(values, bins, "bins") < high
+        widths.append(high - low)
+    assert widths[1] == pytest.approx(widths[0] / 10, rel=0.35)
+
+
+def test_interval_has_the_textbook_width():
+    values = np.random.default_rng(2).normal(0, 1, 2000)
+    low, high = metrics.bootstrap_ci95(values, np.zeros(2000, int), "images", samples=4000)
+    assert high - low == pytest.approx(2 * 1.96 / 2000**0.5, rel=0.08)
+
+
+def test_angles_wrap():
+    errors = metrics.euler_errors_deg(np.array([[179.0, 10, -5]]), np.array([[-179.0, -10, -5]]))
+    np.testing.assert_allclose(errors, [[2, 20, 0]])
+
+
+@given(st.floats(0, 179.9), st.integers(0, 1000))
+def test_geodesic_angle_of_a_turn(angle, seed):
+    from scipy.spatial.transform import Rotation
+
+    start = Rotation.random(rng=np.random.default_rng(seed))
+    axis = Rotation.random(rng=np.random.default_rng(seed + 1)).as_matrix()[0]
+    turned = Rotation.from_rotvec(np.radians(angle) * axis) * start
+    value = metrics.geodesic_deg(turned.as_matrix()[None], start.as_matrix()[None])
+    np.testing.assert_allclose(value, [angle], atol=1e-4)
+
+
+def test_similarity_undoes_a_similarity_and_rigid_keeps_size():
+    from scipy.spatial.transform import Rotation
+
+    x = faces()
+    turn = Rotation.from_euler("xyz", [10, 40, -20], degrees=True).as_matrix()
+    y = 1.7 * x @ turn.T + [3, -9, 40]
+    np.testing.assert_allclose(align_similarity(x, y), y, atol=1e-8)
+    rigid = align_similarity(x, y, scale=False)
+    np.testing.assert_allclose(
+        np.ptp(rigid[:, 0] - rigid[:, 1]), np.ptp((x @ turn.T)[:, 0] - (x @ turn.T)[:, 1])
+    )
+    np.testing.assert_allclose(rigid.mean(axis=1), y.mean(axis=1))
+    np.testing.assert_allclose(align_similarity(x[2], y[2]), align_similarity(x, y)[2], atol=1e-9)
+
+
+def test_depth_alignment_is_idempotent():
+    points = faces()
+    for how in ("min", "mean", "none"):
+        once = align_depth(points, how)
+        np.testing.assert_allclose(align_depth(once, how), once, atol=1e-12)
