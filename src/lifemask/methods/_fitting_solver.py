@@ -162,14 +162,14 @@ def bounded_newton_step(
     gradient: Float[Tensor, " q"],
     lower: Float[Tensor, " q"],
     upper: Float[Tensor, " q"],
-    rounds: int = 6,
+    rounds: int = 5,
 ) -> Float[Tensor, " q"]:
     """Step d that nearly minimises `g^T d + d^T M d / 2` with `lower <= d <= upper`.
 
     Active set: violated bounds become equalities and the rest is solved again; a bound is released
     when the gradient points inward. What still violates after the last round is clamped.
     """
-    fixed = lower >= upper
+    fixed = (lower >= upper) | ((lower == 0) & (gradient > 0)) | ((upper == 0) & (gradient < 0))
     at = torch.zeros_like(gradient)
     step = at
     for _ in range(rounds):
@@ -191,7 +191,7 @@ def bounded_newton_step(
     return step.clamp(lower, upper)
 
 
-def _bounds(state: State, prior: Prior, penalty: Penalty) -> tuple[Tensor, Tensor]:
+def step_bounds(state: State, prior: Prior, penalty: Penalty) -> tuple[Tensor, Tensor]:
     """Bounds on a step (8 + p,); a camera entry that does not exist or stays fixed gets zero."""
     free = state.coefficients.new_full((8,), torch.inf)
     if state.camera.model == "orthographic":
@@ -233,7 +233,7 @@ def minimise(
             gradient[6] += torch.log(state.camera.scale / start.camera.scale) * precision
             matrix[6, 6] += precision
         diagonal = matrix.diagonal()
-        low, high = _bounds(state, prior, penalty)
+        low, high = step_bounds(state, prior, penalty)
         low, high = (
             torch.where(diagonal > 0, low, 0.0),
             torch.where(diagonal > 0, high, 0.0),

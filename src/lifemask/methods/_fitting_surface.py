@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lifemask.facemodel.base import FaceModel
+from lifemask.facemodel.linear import LinearFaceModel
 
 # Coefficients that landmarks on the skin cannot see, or that are not a left-right pair of one act.
 UNSEEN_EXPRESSIONS = ("eyeLook", "tongueOut", "PupilDilate")
@@ -65,17 +66,23 @@ _CACHE: weakref.WeakKeyDictionary[FaceModel, SurfacePoints] = weakref.WeakKeyDic
 def vertex_basis(model: FaceModel) -> SurfacePoints:
     """All vertices of a model as `SurfacePoints` (v points), kept until the model is freed.
 
-    Models in the library are linear; a model that is not is linearised at its neutral mean.
+    A model that is not linear is linearised at its neutral mean.
     """
     if model not in _CACHE:
-        reference = next(model.buffers(), torch.zeros(()))
-        i, e = model.identity_size, len(model.expression_names)
-        unit = torch.eye(i + e, dtype=reference.dtype, device=reference.device)
         with torch.no_grad():
-            mean = model(unit.new_zeros(i), unit.new_zeros(e))
-            columns = torch.stack([model(row[:i], row[i:]) - mean for row in unit], -1)
-        _CACHE[model] = SurfacePoints(mean, columns)
+            _CACHE[model] = _linear(model)
     return _CACHE[model]
+
+
+def _linear(model: FaceModel) -> SurfacePoints:
+    if isinstance(model, LinearFaceModel):
+        basis = torch.cat((model.identity_basis, model.expression_basis))
+        return SurfacePoints(model.mean, basis.permute(1, 2, 0).contiguous())
+    reference = next(model.buffers(), torch.zeros(()))
+    i, e = model.identity_size, len(model.expression_names)
+    unit = torch.eye(i + e, dtype=reference.dtype, device=reference.device)
+    mean = model(unit.new_zeros(i), unit.new_zeros(e))
+    return SurfacePoints(mean, torch.stack([model(c[:i], c[i:]) - mean for c in unit], -1))
 
 
 def surface_points(

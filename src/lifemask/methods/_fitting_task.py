@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lifemask.assets import UserError
 from lifemask.facemodel.base import FaceModel
+from lifemask.graphics.pose import project_with_jacobian
 from lifemask.methods._fitting_config import FitConfig
 from lifemask.methods._fitting_contour import (
     JAW,
@@ -18,14 +19,14 @@ from lifemask.methods._fitting_contour import (
     outline_normals,
     slide,
 )
-from lifemask.methods._fitting_solver import Observation, State
+from lifemask.methods._fitting_solver import Observation, State, residuals
 from lifemask.methods._fitting_surface import (
     Prior,
     SurfacePoints,
     coefficient_prior,
     landmark_points,
 )
-from lifemask.types import Landmarks
+from lifemask.types import Camera, Landmarks
 
 _MIN_POINTS = 6
 # AFLW's ears and chin are clicked loosely (methods.md 0.4).
@@ -173,3 +174,23 @@ def _prior(model: FaceModel, config: FitConfig, like: Tensor) -> Prior:
     if not config.expression:
         lower[split:] = upper[split:] = 0
     return replace(prior, lower=lower, upper=upper)
+
+
+def start_state(task: FitTask, camera: Camera, coefficients: Tensor | None = None) -> State:
+    """Given or zero coefficients with the origin of w that suits most points."""
+    fixed = task.fixed
+    if coefficients is None:
+        coefficients = torch.zeros_like(task.prior.linear)
+    image, _, _ = project_with_jacobian(fixed.points.at(coefficients), camera)
+    known = fixed.whitening[:, 2, 2] > 0
+    offset = camera.scale.new_zeros(())
+    if bool(known.any()):
+        offset = (fixed.target - image)[known, 2].median()
+    return State(camera, coefficients, offset)
+
+
+def noise_factor(task: FitTask, state: State) -> float:
+    """Factor >= 1 by which the sigmas are too small for the residuals, from their median."""
+    distance = residuals(state, task.observe(state)).norm(dim=-1)
+    expected = 1.54 if task.has_depth else 1.18  # median of chi with 3 or 2 degrees of freedom
+    return max(1.0, float(distance.median()) / expected)

@@ -1,0 +1,200 @@
+"""Photometric refinement: pose, shape, light and albedo until the render agrees with the photo.
+
+Gauss-Newton on colour residuals of a few thousand samples that stay fixed on the visible skin while
+the head moves over the photo, together with the landmarks and the face model's prior. Light is
+spherical harmonics of order 2, albedo a low-dimensional linear model. `docs/methods/fitting.md`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from lifemask.assets import UserError
+from lifemask.facemodel.base import FaceModel
+from lifemask.faces.crop import crop_square, photo_to_crop
+from lifemask.graphics.camera import camera_for_crop, camera_from_crop, project
+from lifemask.methods._fitting_albedo import AlbedoModel, skin_albedo
+from lifemask.methods._fitting_config import FitConfig
+from lifemask.methods._fitting_photosolver import ColourPenalty, PhotoProblem
+from lifemask.methods._fitting_render import make_picture
+from lifemask.methods._fitting_result import geometry_of, residual_px_of
+from lifemask.methods._fitting_samples import SkinSamples, skin_samples
+from lifemask.methods._fitting_solver import Penalty, State
+from lifemask.methods._fitting_task import create_task, noise_factor, start_state
+from lifemask.types import Camera, Crop, Geometry, Landmarks, Lighting, ModelParams
+
+_MIN_SAMPLES = 50
+_MARGIN = 1.15  # side of the crop over the face region's longer side
+
+
+@dataclass(frozen=True)
+class PhotometricConfig:
+    """Settings of `refine_photometric`.
+
+    Attributes:
+        size: side in px of the crop that the head is compared in.
+        samples: skin samples per round.
+        blur_px: one round per entry: Gaussian blur of the crop in px, coarse to fine. Each round
+            draws the head anew. An empty tuple switches the refinement off.
+        iterations: most Gauss-Newton steps per round.
+        effective_samples: how many independent colours the photo counts as, against the prior.
+        colour_sigma: least standard deviation of a colour residual, sRGB.
+        outlier_sigma: residual in standard deviations at which a sample starts to be forgotten.
+        light_sigma: standard deviation of light coefficients of order 1 and 2.
+        white_sigma: standard deviation of the light's departure from grey.
+        fit: settings of the landmark and prior terms.
+    """
+
+    size: int = 192
+    samples: int = 2500
+    blur_px: tuple[float, ...] = (2.0, 1.0)
+    iterations: int = 6
+    effective_samples: float = 400.0
+    colour_sigma: float = 0.02
+    outlier_sigma: float = 3.0
+    light_sigma: float = 1.5
+    white_sigma: float = 0.3
+    fit: FitConfig = FitConfig()
+
+
+@dataclass(frozen=True)
+class PhotometricResult:
+    """A refined head with what explains its colours.
+
+    Attributes:
+        geometry: refined geometry, same camera model as before.
+        lighting: light of the photo, camera frame.
+        albedo: (v, 3) linear RGB per vertex under the albedo model.
+        error_before: robust mean colour error (sRGB, in [0, 1]) of the head as it came, with light
+            and albedo fitted to it.
+        error_after: the same after refinement.
+    """
+
+    geometry: Geometry
+    lighting: Lighting
+    albedo: Float[Tensor, "v 3"]
+    error_before: float
+    error_after: float
+
+
+def refine_photometric(
+    image: UInt8[np.ndarray, "h w 3"],
+    geometry: Geometry,
+    landmarks: Landmarks,
+    model: FaceModel,
+    config: PhotometricConfig | None = None,
+    albedo: AlbedoModel | None = None,
+    mask: np.ndarray | None = None,
+) -> PhotometricResult:
+    """Refines a landmark fit so that the rendered skin agrees with the photo.
+
+    Args:
+        image: photo, (H, W, 3) uint8 RGB.
+        geometry: result of `fit_landmarks` for the same model.
+        landmarks: the landmarks it was fitted to; they keep their say.
+        model: the face model.
+        config: settings; None for the defaults.
+        albedo: linear albedo model; None for `skin_albedo(model)`.
+        mask: (H, W) bool, True where the photo shows skin; None: robustness must do.
+
+    Raises:
+        UserError: geometry without parameters of this model, or no visible skin in the photo.
+    """
+    config = config or PhotometricConfig()
+    params = geometry.params
+    if params is None or geometry.model != model.name:
+        raise UserError("photometric refinement needs a geometry with parameters of the face model")
+    albedo = albedo or skin_albedo(model)
+    crop = _crop(image, geometry, model, config.size)
+    usable = None if mask is None else _crop_mask(mask, crop)
+    state, problem = _prepare(geometry, params, landmarks, model, config, crop)
+
+    def draw(state: State, blur: float) -> SkinSamples:
+        camera, count, margin = state.camera, config.samples, 1 + math.ceil(2 * blur)
+        return skin_samples(
+            model, state.coefficients, camera, albedo, crop.size, count, margin, usable
+        )
+
+    blur = config.blur_px[0] if config.blur_px else 0.0
+    first = make_picture(crop.image, blur)
+    samples = draw(state, blur)
+    if len(samples.pixels) < _MIN_SAMPLES:
+        raise UserError("no visible skin to compare: the face lies outside the photo or is tiny")
+    look = problem.first_look(state, samples, first)
+    before = after = problem.error(state, look, samples, first)
+    for round_number, blur in enumerate(config.blur_px):
+        picture = make_picture(crop.image, blur)
+        samples = draw(state, blur) if round_number else samples
+        state, look = problem.solve(state, look, samples, picture, config.iterations)
+    if config.blur_px:
+        after = problem.error(state, look, draw(state, config.blur_px[0]), first)
+    residual = residual_px_of(state, problem.task) * crop.side_px / crop.size
+    camera = camera_from_crop(state.camera, crop.center_px, crop.side_px, crop.size)
+    refined = geometry_of(
+        replace(state, camera=camera), model, residual, geometry.vertices_mm.dtype
+    )
+    return PhotometricResult(refined, Lighting(look.light), albedo.at(look.albedo), before, after)
+
+
+def _crop(
+    image: UInt8[np.ndarray, "h w 3"], geometry: Geometry, model: FaceModel, size: int
+) -> Crop:
+    """Square around the projected face region."""
+    face = geometry.vertices_mm[model.topology.regions["face"]]
+    points = project(face, geometry.camera)[:, :2]
+    low, high = points.amin(0), points.amax(0)
+    center = (low + high) / 2
+    side = _MARGIN * float((high - low).max())
+    return crop_square(image, (float(center[0]), float(center[1])), side, size)
+
+
+def _crop_mask(mask: Bool[np.ndarray, "h w"], crop: Crop) -> Bool[Tensor, "size size"]:
+    """Mask of the photo in crop px: a pixel counts if all it covers does."""
+    grey = np.repeat(mask.astype(np.uint8)[..., None] * 255, 3, axis=-1)
+    cut = crop_square(grey, crop.center_px, crop.side_px, crop.size)
+    return cut.image[0] > 0.99
+
+
+def _prepare(
+    geometry: Geometry,
+    params: ModelParams,
+    landmarks: Landmarks,
+    model: FaceModel,
+    config: PhotometricConfig,
+    crop: Crop,
+) -> tuple[State, PhotoProblem]:
+    """Start and landmark terms in crop px."""
+    zoom = crop.size / crop.side_px
+    points = photo_to_crop(landmarks.points, crop)
+    inside = Landmarks(points, landmarks.sigma_px * zoom, landmarks.convention)
+    task = create_task(inside, model, config.fit)
+    camera = camera_for_crop(_double(geometry.camera), crop.center_px, crop.side_px, crop.size)
+    coefficients = torch.cat((params.identity, params.expression)).double()
+    state = start_state(task, camera, coefficients)
+    share = min(1.0, config.fit.effective_points / len(task.fixed.target))
+    noise = noise_factor(task, state)
+    penalty = Penalty(share, config.fit.outlier_sigma, noise, config.fit.focal_sigma)
+    colour = ColourPenalty(
+        config.effective_samples,
+        config.colour_sigma,
+        config.outlier_sigma,
+        config.light_sigma,
+        config.white_sigma,
+    )
+    return state, PhotoProblem(task, penalty, colour)
+
+
+def _double(camera: Camera) -> Camera:
+    return Camera(
+        camera.model,
+        camera.rotation.double(),
+        camera.translation.double(),
+        camera.scale.double(),
+        camera.center.double(),
+    )
