@@ -1,1 +1,1 @@
-"""Command line and web page."""
+"""Programs: the command line."""

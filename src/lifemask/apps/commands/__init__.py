@@ -1,0 +1,1 @@
+"""The commands of `lifemask`, one file each."""

@@ -1,0 +1,59 @@
+"""`lifemask assets`: weights and face models, their origin, licence and sha256."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lifemask.assets import UserError, assets_markdown, verify
+from lifemask.assets import assets as all_assets
+
+app = typer.Typer(help="Weights and face models: origin, licence, sha256.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_assets(
+    markdown: Annotated[bool, typer.Option("--markdown", help="The text of ASSETS.md.")] = False,
+) -> None:
+    """List what lifemask uses that is not code."""
+    if markdown:
+        typer.echo(assets_markdown(), nl=False)
+        return
+    for asset in all_assets():
+        typer.echo(f"{asset.name:24} {asset.tag:9} {asset.licence:14} {asset.summary}")
+
+
+@app.command("verify")
+def verify_assets() -> None:
+    """Compare every file with its sha256."""
+    problems = 0
+    for asset, file_name, problem in verify():
+        problems += bool(problem)
+        typer.echo(f"{file_name:32} {problem or 'ok'}")
+        if problem:
+            typer.echo(f"  remedy: {asset.remedy}", err=True)
+    if problems:
+        raise UserError(f"{problems} asset files are not as they should be")
+
+
+@app.command("convert")
+def convert(
+    source: Annotated[Path, typer.Argument(help="ICT-FaceKit's folder FaceXModel.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.npz", help="Result.")],
+) -> None:
+    """Convert a face model from its authors' files to one npz."""
+    from lifemask.facemodel.ict import convert_ict
+
+    convert_ict(source, out)
+    typer.echo(f"face model: {out}")
+
+
+@app.command("fetch")
+def fetch() -> None:
+    """Tell where to get what does not come with lifemask."""
+    for asset in all_assets():
+        if asset.package is None:
+            typer.echo(f"{asset.name} ({asset.licence}): {asset.sources[0]}\n  {asset.remedy}")
+    typer.echo("Everything else comes with the package; check it with: lifemask assets verify")

@@ -1,0 +1,59 @@
+"""`lifemask fit PHOTO --landmarks FILE`: the fitter alone, from landmarks if the user has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lifemask.apps.commands.reconstruct import (
+    CameraName,
+    Device,
+    Formats,
+    Out,
+    Overwrite,
+    Refine,
+    Texture,
+    Weights,
+)
+
+
+def fit(
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photo.")],
+    out: Out = Path("out"),
+    landmarks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Landmarks of the face in photo pixels, .npz, .json, .csv or .pts: 68 (iBUG), "
+            "21 (AFLW), 468 or 478 (MediaPipe) or 392 points; else the network finds them.",
+        ),
+    ] = None,
+    texture: Texture = "photo",
+    weights: Weights = "open",
+    formats: Formats = "glb,obj,json,png",
+    camera: CameraName = "orthographic",
+    focal_px: Annotated[
+        float | None, typer.Option(help="Focal length of a pinhole camera in px of the photo.")
+    ] = None,
+    refine: Refine = True,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit the head model to the landmarks of one face."""
+    from lifemask.apps.photos import jobs_for, run_jobs
+    from lifemask.methods.fitting import FitConfig
+    from lifemask.pipeline import Pipeline, PipelineConfig, check_choice
+
+    check_choice("camera", camera, ("orthographic", "pinhole"))
+    fitting = FitConfig(camera=camera, focal_px=focal_px)  # pyright: ignore[reportArgumentType]
+    config = PipelineConfig(
+        weights=weights,  # pyright: ignore[reportArgumentType]
+        texture=texture,
+        refine=refine,
+        device=device,
+        fit=fitting,
+    )
+    jobs = jobs_for([photo], out)
+    run_jobs(Pipeline(config), jobs, formats.split(","), overwrite, landmarks=landmarks)

@@ -1,0 +1,82 @@
+"""`lifemask reconstruct PHOTO... -o DIR`: photos to heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lifemask.assets import UserError
+
+Photos = Annotated[
+    list[Path] | None, typer.Argument(metavar="PHOTO...", help="Photos.", show_default=False)
+]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", metavar="DIR", help="Each photo gets a folder in it.")
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        metavar="open|research", help="open: usable for anything; research: research only."
+    ),
+]
+Texture = Annotated[str, typer.Option(metavar="photo|none", help="How the head gets its colour.")]
+Formats = Annotated[str, typer.Option(metavar="LIST", help="Some of glb,obj,ply,json,png.")]
+CameraName = Annotated[
+    str, typer.Option("--camera", metavar="orthographic|pinhole", help="Camera model.")
+]
+Refine = Annotated[
+    bool, typer.Option("--refine/--no-refine", help="Let the colours refine the shape.")
+]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
+
+
+def reconstruct(
+    photos: Photos = None,
+    out: Out = Path("out"),
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Use the public-domain portrait of an astronaut.")
+    ] = False,
+    method: Annotated[
+        str, typer.Option(metavar="fit", help="How landmarks become geometry.")
+    ] = "fit",
+    texture: Texture = "photo",
+    weights: Weights = "open",
+    faces: Annotated[
+        str, typer.Option(metavar="largest|all", help="Which faces of a photo.")
+    ] = "largest",
+    formats: Formats = "glb,obj,json,png",
+    camera: CameraName = "orthographic",
+    refine: Refine = True,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn photos into textured, animatable, relightable heads.
+
+    Each photo gets a folder of its own: head.glb with 52 ARKit morph targets, head.obj with its
+    textures, params.json with pose, identity, expression, landmarks and light, and preview.png.
+    """
+    chosen = list(photos or [])
+    if not chosen and not sample:
+        raise UserError("no photo given; name some, or try --sample")
+    from lifemask.apps.photos import PhotoJob, jobs_for, run_jobs
+
+    jobs = jobs_for(chosen, out)
+    if sample:
+        jobs.insert(0, PhotoJob(None, out / "astronaut"))
+    from lifemask.methods.fitting import FitConfig
+    from lifemask.pipeline import Pipeline, PipelineConfig, check_choice
+
+    check_choice("camera", camera, ("orthographic", "pinhole"))
+    config = PipelineConfig(
+        weights=weights,  # pyright: ignore[reportArgumentType]
+        method=method,
+        texture=texture,
+        faces=faces,  # pyright: ignore[reportArgumentType]
+        refine=refine,
+        device=device,
+        fit=FitConfig(camera=camera),  # pyright: ignore[reportArgumentType]
+    )
+    run_jobs(Pipeline(config), jobs, formats.split(","), overwrite)

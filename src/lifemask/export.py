@@ -1,0 +1,168 @@
+"""A head as mesh files: GLB with ARKit morph targets, OBJ, PLY, and its record as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from lifemask.assets import UserError
+from lifemask.facemodel.base import FaceModel, Topology
+from lifemask.graphics.lighting import linear_to_srgb
+from lifemask.graphics.mesh import vertex_normals
+from lifemask.graphics.meshio import (
+    Material,
+    MeshPrimitive,
+    MeshScene,
+    MorphTarget,
+    polygons_of_part,
+    write_glb,
+    write_obj,
+    write_ply,
+)
+from lifemask.types import Appearance, Geometry
+
+if TYPE_CHECKING:
+    from lifemask.head import Head
+
+ROUGHNESS = {"skin": 0.6, "eyes": 0.15, "teeth": 0.3, "tongue": 0.45}
+PLAIN_COLOR = (0.42, 0.42, 0.42)
+SUFFIXES = (".glb", ".obj", ".ply", ".json")
+
+
+def export_head(head: Head, path: Path) -> None:
+    """Write one file; the suffix chooses the format, see `Head.export`.
+
+    Raises:
+        UserError: another suffix, or a path that cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"{path}: unknown mesh format {suffix!r}; valid: {', '.join(SUFFIXES)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if suffix == ".json":
+            _write_record(head, path)
+        elif suffix == ".glb":
+            write_glb(animated_scene(head), path)
+        elif suffix == ".obj":
+            write_obj(posed_scene(head), path)
+        else:
+            write_ply(posed_scene(head), path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror or error})") from error
+
+
+def posed_scene(head: Head) -> MeshScene:
+    """The head with the photo's expression, in the model frame, without morph targets."""
+    return _scene(head, head.geometry.vertices_mm)
+
+
+def animated_scene(head: Head) -> MeshScene:
+    """The neutral head with a morph target per expression, their weights set to the photo's.
+
+    What the geometry has beyond its parameters (a refinement per vertex) stays in the neutral
+    head, so that the weighted sum of targets gives the head of the photo.
+    """
+    geometry, model = head.geometry, head.model
+    if model is None or geometry.params is None:
+        return posed_scene(head)
+    neutral, deltas = neutral_and_deltas(geometry, model)
+    normals = vertex_normals(neutral, geometry.faces)
+    moved = vertex_normals(neutral + deltas, geometry.faces) - normals
+    targets = {
+        name: MorphTarget(_float32(delta), _float32(turn))
+        for name, delta, turn in zip(model.expression_names, deltas, moved, strict=True)
+    }
+    return _scene(head, neutral, targets, head.expression)
+
+
+def neutral_and_deltas(
+    geometry: Geometry, model: FaceModel
+) -> tuple[Float[Tensor, "v 3"], Float[Tensor, "e v 3"]]:
+    """The person's neutral head and what each expression adds to it at 1, mm, model frame."""
+    assert geometry.params is not None
+    identity, expression = geometry.params.identity, geometry.params.expression
+    with torch.no_grad():
+        rest = model(identity, torch.zeros_like(expression))
+        each = torch.eye(len(expression), dtype=expression.dtype, device=expression.device)
+        deltas = model(identity.expand(len(each), -1), each) - rest
+        neutral = geometry.vertices_mm - torch.einsum("e,evc->vc", expression, deltas)
+    return neutral, deltas
+
+
+def texture_pixels(albedo: Float[Tensor, "3 n n"]) -> UInt8[np.ndarray, "n n 3"]:
+    """Linear albedo as 8-bit sRGB, row 0 at v = 1."""
+    pixels = (linear_to_srgb(albedo.clamp(0, 1)) * 255).round().clamp(0, 255).byte()
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def _scene(
+    head: Head,
+    vertices: Float[Tensor, "v 3"],
+    targets: dict[str, MorphTarget] | None = None,
+    weights: dict[str, float] | None = None,
+) -> MeshScene:
+    geometry = head.geometry
+    topology = None if head.model is None else head.model.topology
+    return MeshScene(
+        positions_mm=_float32(vertices),
+        primitives=_primitives(topology, geometry, head.appearance),
+        normals=_float32(vertex_normals(vertices, geometry.faces)),
+        uvs=None if topology is None else _float32(topology.uvs),
+        morph_targets=targets or {},
+        morph_weights=weights or {},
+    )
+
+
+def _primitives(
+    topology: Topology | None, geometry: Geometry, appearance: Appearance | None
+) -> tuple[MeshPrimitive, ...]:
+    """One primitive per part of the topology that has faces."""
+    faces = _int32(geometry.faces)
+    if topology is None:
+        return (MeshPrimitive("head", faces, None, Material("head", color=PLAIN_COLOR)),)
+    part, faces_uv = topology.face_part.cpu().numpy(), _int32(topology.faces_uv)
+    quads = None if topology.polygons is None else _int32(topology.polygons)
+    primitives: list[MeshPrimitive] = []
+    for index, name in enumerate(topology.part_names):
+        chosen = part == index
+        if chosen.any():
+            corners = np.ascontiguousarray(faces[chosen])
+            primitives.append(
+                MeshPrimitive(
+                    name,
+                    corners,
+                    np.ascontiguousarray(faces_uv[chosen]),
+                    _material(name, appearance),
+                    None if quads is None else polygons_of_part(quads, corners),
+                )
+            )
+    return tuple(primitives)
+
+
+def _material(part: str, appearance: Appearance | None) -> Material:
+    roughness = ROUGHNESS.get(part, 0.6)
+    if appearance is None:
+        return Material(part, color=PLAIN_COLOR, roughness=roughness)
+    albedo = appearance.part_albedo.get(part, appearance.albedo)
+    return Material(part, texture_pixels(albedo), roughness=roughness)
+
+
+def _write_record(head: Head, path: Path) -> None:
+    from lifemask.graphics.meshio.scene import write_atomic
+    from lifemask.record import params_record, record_text
+
+    write_atomic(path, record_text(params_record([head], "", [[path.name]])).encode())
+
+
+def _float32(values: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(values.detach().cpu().numpy().astype(np.float32))
+
+
+def _int32(values: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(values.detach().cpu().numpy().astype(np.int32))

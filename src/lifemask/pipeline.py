@@ -1,0 +1,362 @@
+"""A photo becomes heads: detect -> landmarks -> geometry -> refinement -> appearance -> `Head`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy.typing import ArrayLike
+
+from lifemask.assets import UserError
+from lifemask.facemodel.base import FaceModel
+from lifemask.faces.crop import square_box
+from lifemask.faces.detect import Detector, DetectorConfig
+from lifemask.faces.image import as_uint8_rgb, load_image
+from lifemask.head import Head
+from lifemask.methods.fitting import FitConfig
+from lifemask.methods.photometric import PhotometricConfig
+from lifemask.methods.texture import TextureConfig
+from lifemask.types import Appearance, Face, Geometry, Landmarks
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+log = logging.getLogger(__name__)
+
+MIN_FACE_PX = 32
+METHODS = ("fit",)
+TEXTURES = ("photo", "none")
+
+Box = tuple[float, float, float, float]
+Rgb = UInt8[np.ndarray, "h w 3"]
+Landmarker = Callable[[Rgb, Face | Box], Landmarks]
+Texturer = Callable[[Rgb, Geometry, FaceModel], Appearance]
+
+
+class NoFaceError(UserError):
+    """The photo shows no face that can be reconstructed."""
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """What is run on each photo.
+
+    Attributes:
+        weights: family of the networks: "open" for any use, "research" for research only.
+        method: how landmarks become geometry; one of `METHODS`.
+        texture: how the photo becomes appearance; "none" leaves the head without colour.
+        faces: the largest face, or all of them, largest first.
+        refine: let the photo's colours refine the shape after the landmarks.
+        passes: landmark passes; from the second on the crop comes from the landmarks themselves.
+        device: where the fit and the texture are computed, e.g. "cpu" or "cuda".
+        threads: threads of the networks; 0 lets onnxruntime choose.
+        fit: settings of the landmark fit, the camera model among them.
+        photometric: settings of the refinement.
+        appearance: settings of the texture.
+    """
+
+    weights: Literal["open", "research"] = "open"
+    method: str = "fit"
+    texture: str = "photo"
+    faces: Literal["largest", "all"] = "largest"
+    refine: bool = True
+    passes: int = 2
+    device: str = "cpu"
+    threads: int = 0
+    fit: FitConfig = field(default_factory=FitConfig)
+    photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
+    appearance: TextureConfig = field(default_factory=TextureConfig)
+
+    def __post_init__(self) -> None:
+        """Check the choices.
+
+        Raises:
+            UserError: one of them is unknown; the message lists what is valid.
+        """
+        check_choice("weights", self.weights, ("open", "research"))
+        check_choice("method", self.method, METHODS)
+        check_choice("texture", self.texture, TEXTURES)
+        check_choice("faces", self.faces, ("largest", "all"))
+        _check_device(self.device)
+
+
+class Pipeline:
+    """The stages with their networks, loaded when first needed; made once, called per photo."""
+
+    def __init__(
+        self,
+        config: PipelineConfig | None = None,
+        *,
+        detector: Detector | None = None,
+        landmarker: Landmarker | None = None,
+        model: FaceModel | None = None,
+    ) -> None:
+        """Take the stages given, and the defaults of `config` for the others."""
+        self.config = config or PipelineConfig()
+        self._given = (detector, landmarker, model)
+
+    def __call__(
+        self,
+        photo: str | Path | Image.Image | Rgb,
+        *,
+        boxes: Sequence[Box] | None = None,
+        landmarks: Landmarks | ArrayLike | str | Path | None = None,
+    ) -> list[Head]:
+        """Heads of a photo.
+
+        Args:
+            photo: a file, a PIL image, or an array (H, W, 3).
+            boxes: faces (x0, y0, x1, y1) in photo px, in place of the detector.
+            landmarks: of one face, in place of detector and landmarker: an array (n, 2 or 3) in
+                photo px, a file (`methods.fitting.load_landmarks`), or `Landmarks`.
+
+        Returns:
+            With `faces="largest"` one head, else all, largest first; with `boxes` in their order.
+
+        Raises:
+            UserError: the photo cannot be read, shows no usable face, or the landmarks are wrong.
+        """
+        image = read_photo(photo)
+        if landmarks is not None:
+            points = self.read_landmarks(landmarks, image)
+            return [self.reconstruct_face(image, _face_of_landmarks(points), points)]
+        faces = _usable(self.find_faces(image, boxes), image)
+        if self.config.faces == "largest" and boxes is None:
+            faces = faces[:1]
+        return [self.reconstruct_face(image, face) for face in faces]
+
+    def find_faces(self, image: Rgb, boxes: Sequence[Box] | None = None) -> list[Face]:
+        """The given boxes as faces, else what the detector finds, largest sure ones first."""
+        if boxes is not None:
+            return [_face_of_box(box) for box in boxes]
+        return largest_first(self.detector(image))
+
+    def reconstruct_face(self, image: Rgb, face: Face, landmarks: Landmarks | None = None) -> Head:
+        """One head: the boxes of the README's figure, one line each."""
+        size = (image.shape[1], image.shape[0])
+        landmarks = landmarks or self.find_landmarks(image, face)
+        geometry = self.fit(landmarks, size)
+        geometry = self.refine(image, geometry, landmarks)
+        appearance = self.dress(image, geometry)
+        return Head(
+            face=face,
+            geometry=geometry,
+            appearance=appearance,
+            image_size=size,
+            weights=self.config.weights,
+            model=self.model,
+            warnings=_warnings(face, geometry, size),
+        )
+
+    def find_landmarks(self, image: Rgb, face: Face) -> Landmarks:
+        """Landmarks in photo px; from the second pass on in the square around the first ones."""
+        landmarks = self.landmarker(image, face)
+        for _ in range(self.config.passes - 1):
+            landmarks = self.landmarker(image, landmark_square(landmarks))
+        return landmarks
+
+    def fit(self, landmarks: Landmarks, image_size: tuple[int, int]) -> Geometry:
+        """Pose, identity and expression from landmarks."""
+        from lifemask.methods.fitting import fit_landmarks
+
+        return fit_landmarks(landmarks, self.model, self.config.fit, image_size)
+
+    def refine(self, image: Rgb, geometry: Geometry, landmarks: Landmarks) -> Geometry:
+        """Shape and pose that agree with the photo's colours too, if that is switched on."""
+        if not self.config.refine:
+            return geometry
+        from lifemask.methods.photometric import refine_photometric
+
+        config = replace(self.config.photometric, fit=self.config.fit)
+        return refine_photometric(image, geometry, landmarks, self.model, config).geometry
+
+    def dress(self, image: Rgb, geometry: Geometry) -> Appearance | None:
+        """Light-free texture and the photo's light, if that is switched on."""
+        if self.config.texture == "none":
+            return None
+        from lifemask.methods.texture import texture_from_photo
+
+        return texture_from_photo(image, geometry, self.model, self.config.appearance)
+
+    def read_landmarks(
+        self, landmarks: Landmarks | ArrayLike | str | Path, image: Rgb
+    ) -> Landmarks:
+        """A user's landmarks, checked."""
+        from lifemask.methods.fitting import landmarks_from_points, load_landmarks
+
+        size = (image.shape[1], image.shape[0])
+        if isinstance(landmarks, Landmarks):
+            return landmarks
+        if isinstance(landmarks, str | Path):
+            return load_landmarks(landmarks, image_size=size)
+        return landmarks_from_points(landmarks, image_size=size)
+
+    @cached_property
+    def detector(self) -> Detector:
+        """The face detector."""
+        from lifemask.faces.detect import load_detector
+
+        return self._given[0] or load_detector(DetectorConfig(threads=self.config.threads))
+
+    @cached_property
+    def landmarker(self) -> Landmarker:
+        """The landmark network."""
+        from lifemask.faces.landmarker import load_landmarker
+
+        config = self.config
+        return self._given[1] or load_landmarker(config.weights, threads=config.threads)
+
+    @cached_property
+    def model(self) -> FaceModel:
+        """The face model, on the pipeline's device."""
+        from lifemask.facemodel import load_face_model
+
+        return (self._given[2] or load_face_model()).to(self.config.device)
+
+
+def reconstruct(
+    photo: str | Path | Image.Image | Rgb,
+    config: PipelineConfig | None = None,
+    *,
+    landmarks: Landmarks | ArrayLike | str | Path | None = None,
+    box: Box | None = None,
+) -> Head:
+    """The head of the largest face of a photo.
+
+    Args:
+        photo: a file, a PIL image, or an array (H, W, 3): uint8, uint16 or float in [0, 1].
+        config: what is run; None for the defaults.
+        landmarks: the face's landmarks in photo px, if they are known: (n, 2 or 3) or a file.
+        box: the face's box (x0, y0, x1, y1) in photo px, if it is known.
+
+    Raises:
+        UserError: no such photo, no face in it, missing weights, ...; one line, with the remedy.
+    """
+    config = replace(config or PipelineConfig(), faces="largest")
+    boxes = None if box is None else [box]
+    return _pipeline(config)(photo, boxes=boxes, landmarks=landmarks)[0]
+
+
+def reconstruct_all(
+    photo: str | Path | Image.Image | Rgb,
+    config: PipelineConfig | None = None,
+    *,
+    boxes: Sequence[Box] | None = None,
+) -> list[Head]:
+    """The heads of all faces of a photo, largest first; see `reconstruct`.
+
+    Args:
+        photo: as for `reconstruct`.
+        config: what is run; None for the defaults.
+        boxes: the faces' boxes in photo px, if they are known; the result keeps their order.
+    """
+    config = replace(config or PipelineConfig(), faces="all")
+    return _pipeline(config)(photo, boxes=boxes)
+
+
+def read_photo(photo: str | Path | Image.Image | Rgb) -> Rgb:
+    """A photo in any form as upright uint8 RGB (H, W, 3)."""
+    return load_image(photo) if isinstance(photo, str | Path) else as_uint8_rgb(photo)
+
+
+def largest_first(faces: Sequence[Face]) -> list[Face]:
+    """Faces by the area of their box; those half as sure as the surest come last."""
+    best = max((face.score for face in faces), default=0.0)
+    return sorted(faces, key=lambda f: (f.score < best / 2, -(_side_px(f) ** 2)))
+
+
+def landmark_square(landmarks: Landmarks) -> Box:
+    """The square box that the landmark networks are trained on, around given landmarks."""
+    count = 68 if landmarks.convention == "lifemask392" else len(landmarks.points)
+    (u, v), side = square_box(landmarks.points[:count])
+    return (u - side / 2, v - side / 2, u + side / 2, v + side / 2)
+
+
+@lru_cache(maxsize=4)
+def _pipeline(config: PipelineConfig) -> Pipeline:
+    """The pipelines of this process by their settings, so that networks are loaded once."""
+    return Pipeline(config)
+
+
+def _usable(faces: Sequence[Face], image: Rgb) -> list[Face]:
+    """Faces that are large enough.
+
+    Raises:
+        NoFaceError: there is none.
+    """
+    if not faces:
+        raise NoFaceError(
+            "no face found; if there is one, give its box or landmarks, or a larger photo"
+        )
+    large = [face for face in faces if _side_px(face) >= MIN_FACE_PX]
+    if not large:
+        raise NoFaceError(
+            f"the largest face is only {max(map(_side_px, faces)):.0f} px wide; "
+            f"a reconstruction needs {MIN_FACE_PX} px"
+        )
+    if len(large) < len(faces):
+        log.warning("%d faces under %d px left out", len(faces) - len(large), MIN_FACE_PX)
+    return large
+
+
+def _warnings(face: Face, geometry: Geometry, image_size: tuple[int, int]) -> tuple[str, ...]:
+    """What a user should know before trusting the result."""
+    found: list[str] = []
+    side = _side_px(face)
+    if side < 80:
+        found.append(f"the face is only {side:.0f} px wide; details are guesses")
+    if geometry.residual_px > 0.06 * side:
+        found.append("the landmarks fit no head well; check the preview")
+    x0, y0, x1, y1 = face.box
+    width, height = image_size
+    if x0 <= 0.5 or y0 <= 0.5 or x1 >= width - 1.5 or y1 >= height - 1.5:
+        found.append("the face touches the photo's edge; what lies outside is a guess")
+    return tuple(found)
+
+
+def _side_px(face: Face) -> float:
+    """Geometric mean of the box's sides."""
+    x0, y0, x1, y1 = face.box
+    return float(np.sqrt(max(x1 - x0, 0) * max(y1 - y0, 0)))
+
+
+def _face_of_box(box: Sequence[float]) -> Face:
+    values = [float(v) for v in box]
+    if len(values) != 4 or not np.isfinite(values).all():
+        raise UserError(f"a box is four numbers x0, y0, x1, y1 in photo px, not {list(box)}")
+    x0, y0, x1, y1 = values
+    if x1 <= x0 or y1 <= y0:
+        raise UserError(f"box {list(box)} is empty: x0 < x1 and y0 < y1 are needed")
+    return Face((x0, y0, x1, y1), 1.0)
+
+
+def _face_of_landmarks(landmarks: Landmarks) -> Face:
+    seen = landmarks.points[torch.isfinite(landmarks.sigma_px), :2]
+    low, high = seen.amin(0).tolist(), seen.amax(0).tolist()
+    return Face((low[0], low[1], high[0], high[1]), 1.0)
+
+
+def check_choice(what: str, value: str, valid: tuple[str, ...]) -> None:
+    """Refuse an unknown name.
+
+    Raises:
+        UserError: `value` is not in `valid`, which the message lists.
+    """
+    if value not in valid:
+        raise UserError(f"unknown {what} {value!r}; valid: {', '.join(valid)}")
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}; valid: cpu, cuda, cuda:0, ...") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda is not available here; use --device cpu")
