@@ -1,0 +1,143 @@
+"""Random materials, skin tones and light of one image, and the choice of its props."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lifemask.data import _synthetic_kernels as kernels
+from lifemask.data._synthetic_scene import SRGB_TO_LINEAR, Surroundings, random_light
+from lifemask.data._synthetic_skins import BLOOD, MELANIN
+
+HAIR_STYLES = ("none", "cropped", "short", "bangs", "long", "behind", "big")
+
+
+@dataclass(frozen=True)
+class Outfit:
+    """Which props an image has.
+
+    Attributes:
+        hair: one of `HAIR_STYLES`.
+        hat: headwear on or off.
+        beard: cut of a beard that stands out, or "".
+        glasses: "", "clear" or "dark".
+        occluders: number of things in front of the face.
+    """
+
+    hair: str
+    hat: bool
+    beard: str
+    glasses: str
+    occluders: int
+
+
+def random_outfit(rng: np.random.Generator) -> Outfit:
+    """Draw the props: 88 % hair, 14 % hats, 10 % thick beards, 24 % glasses, 20 % occluders."""
+    hat = rng.random() < 0.14
+    weights = [0.3, 0.2, 0.2, 0, 0.2, 0.1, 0] if hat else [0.12, 0.12, 0.25, 0.14, 0.2, 0.1, 0.07]
+    hair = str(rng.choice(HAIR_STYLES, p=weights))
+    beard = str(rng.choice(["full", "goatee", "moustache"])) if rng.random() < 0.1 else ""
+    glasses = str(rng.choice(["", "clear", "dark"], p=[0.76, 0.15, 0.09]))
+    occluders = int(rng.integers(1, 3)) if rng.random() < 0.2 else 0
+    return Outfit(hair, hat, beard, glasses, occluders)
+
+
+@dataclass(frozen=True)
+class Light:
+    """SH (9, 3) premultiplied by A_l / pi, and a key light; camera frame."""
+
+    sh: NDArray[np.float32]
+    key_direction: NDArray[np.float32]
+    key_colour: NDArray[np.float32]
+
+
+def random_lighting(surroundings: Surroundings, rng: np.random.Generator) -> Light:
+    """An environment scaled to a random level, and in two thirds of the cases a key light."""
+    sh = random_light(surroundings, rng)
+    level = max(float(sh[0].mean() * 0.282), 1e-4)
+    sh = sh * (np.clip(rng.lognormal(-0.55, 0.5), 0.1, 1.5) / level)
+    azimuth, height = np.deg2rad(rng.normal(0, 60)), np.deg2rad(rng.normal(25, 28))
+    direction = [np.sin(azimuth) * np.cos(height), np.sin(height), np.cos(azimuth) * np.cos(height)]
+    power = np.clip(rng.lognormal(-0.5, 0.6), 0.05, 2.0) if rng.random() < 0.68 else 0.0
+    colour = power * rng.lognormal(0, 0.1, 3) * np.array([1.05, 1.0, 0.95])
+    return Light(_f(sh), _f(direction), _f(colour))
+
+
+def _f(a) -> NDArray[np.float32]:
+    return np.ascontiguousarray(a, np.float32)
+
+
+def random_skin_tone(
+    rng: np.random.Generator, freedom: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Table (256, 3) from texel value to linear albedo, and a colour matrix (3, 3).
+
+    Args:
+        rng: decides the tone.
+        freedom: 1 for CC0 skins (very pale to very dark, some unreal colours), less for photos.
+    """
+    wide = rng.random() < 0.45 * freedom
+    melanin = rng.uniform(-0.4, 1.5) if wide else rng.normal(0, 0.3 * freedom)
+    blood = rng.normal(0, 0.14 * freedom)
+    gamma = np.clip(rng.normal(1, 0.14, 3) * 0.35 + 0.65 * rng.normal(1, 0.14), 0.6, 1.5)
+    lut = SRGB_TO_LINEAR[:, None] ** (1 + (gamma - 1) * freedom)
+    lut = lut * np.exp(-(melanin * MELANIN + blood * BLOOD)) * rng.lognormal(0, 0.1)
+    mix = np.eye(3) + rng.normal(0, 0.03, (3, 3))
+    if rng.random() < 0.07 * freedom:  # a drawing's or a mask's colours
+        mix = 0.5 * np.eye(3) + 0.5 * rng.dirichlet(np.ones(3), 3)
+        mix = mix * rng.uniform(0.5, 1.5, (3, 1))
+    return _f(np.clip(lut, 0, 1.1)), _f(mix)
+
+
+def _hair_colour(rng: np.random.Generator) -> NDArray[np.float64]:
+    kind = rng.random()
+    if kind < 0.12:
+        return rng.uniform(0.25, 0.8) * rng.uniform(0.9, 1.05, 3)  # grey, white
+    if kind < 0.16:
+        return rng.uniform(0.02, 0.7, 3)  # dyed
+    dark = np.exp(rng.uniform(np.log(0.008), np.log(0.45)))
+    ratio = np.array([1.0, rng.uniform(0.55, 0.85), rng.uniform(0.25, 0.65)])
+    return dark * ratio ** (0.4 + 0.8 * min(1.0, dark * 6))
+
+
+def random_materials(
+    rng: np.random.Generator, plain_skin: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Material table (10, MATERIAL_SIZE) of one image; `plain_skin` (3,) is the chest's colour."""
+    m = np.zeros((kernels.SKIN_PLAIN + 1, kernels.MATERIAL_SIZE), np.float32)
+    gloss = rng.uniform(0, 0.35) if rng.random() < 0.8 else rng.uniform(0.3, 0.9)
+    m[kernels.SKIN, 10:12] = gloss, rng.uniform(12, 60)
+    iris = rng.choice([0, 1, 2], p=[0.6, 0.25, 0.15])
+    base = ([0.06, 0.03, 0.015], [0.1, 0.16, 0.22], [0.1, 0.13, 0.06])[iris]
+    m[kernels.EYE, 0:3] = np.array(base) * rng.uniform(0.4, 1.6, 3)
+    m[kernels.EYE, 3:6] = rng.uniform(0.5, 0.85) * np.array([1, 0.96, 0.92])
+    m[kernels.EYE, 6], m[kernels.EYE, 8] = rng.uniform(0.40, 0.5), rng.uniform(0.25, 0.55)
+    m[kernels.EYE, 9:12] = rng.uniform(0, 1), rng.uniform(0.4, 1.4), rng.uniform(200, 500)
+    m[kernels.MOUTH, 0:3] = np.array([0.25, 0.06, 0.05]) * rng.uniform(0.4, 1.4)
+    m[kernels.MOUTH, 10:12] = 0.2, 40
+    m[kernels.TEETH, 0:3] = rng.uniform(0.45, 0.85) * np.array([1, 0.95, 0.84])
+    m[kernels.TEETH, 10:12] = 0.3, 60
+    colour = _hair_colour(rng)
+    for index in (kernels.HAIR, kernels.BEARD):
+        m[index, 0:3] = colour * (rng.uniform(0.6, 1.5) if index == kernels.BEARD else 1)
+        m[index, 6] = 1.0 if index == kernels.HAIR else rng.uniform(0.55, 0.8)
+        m[index, 7] = rng.uniform(0.02, 0.3) if index == kernels.HAIR else rng.uniform(0.1, 0.5)
+        m[index, 8] = rng.uniform(50, 190)
+        m[index, 9] = rng.uniform(0.3, 1.1)
+        m[index, 10] = rng.uniform(0, 2.5) if index == kernels.HAIR else 0
+        m[index, 13], m[index, 14] = rng.uniform(0, 900), rng.uniform(0, 9)
+    for index in (kernels.CLOTH, kernels.HAT):
+        m[index, 0:3] = rng.uniform(0.01, 0.8) * rng.dirichlet([2, 2, 2]) * 2
+        m[index, 3:6] = rng.uniform(0.005, 0.9, 3)
+        m[index, 8] = rng.uniform(4, 40)
+        m[index, 9] = rng.uniform(0, 0.3)
+        m[index, 12:16] = rng.choice([0, 1, 2], p=[0.6, 0.2, 0.2]), rng.uniform(0, 900), (
+            rng.random() < 0.6), rng.uniform(0.2, 0.8)  # fmt: skip
+        m[index, 10:12] = rng.choice([0, rng.uniform(0, 0.3)]), 20
+    m[kernels.FRAME, 0:3] = rng.choice([0.02, rng.uniform(0, 0.7)]) * rng.uniform(0.6, 1, 3)
+    m[kernels.FRAME, 10:12] = rng.uniform(0, 1.5), 80
+    m[kernels.SKIN_PLAIN, 0:3] = plain_skin
+    m[kernels.SKIN_PLAIN, 10:12] = gloss * 0.6, 20
+    return m

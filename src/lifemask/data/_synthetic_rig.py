@@ -1,0 +1,229 @@
+"""What the generator derives once from a face model: skin texture layout, materials, occlusion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lifemask.data import _synthetic_kernels as kernels
+
+if TYPE_CHECKING:
+    from lifemask.facemodel.base import FaceModel
+
+TEXTURE_HEIGHT = 448
+"""Rows of a skin texture; its width follows from the layout's aspect."""
+
+
+@dataclass(frozen=True)
+class HeadRig:
+    """Arrays of the mean head that all images share.
+
+    Attributes:
+        model: the face model.
+        mean_mm: (v, 3) neutral mean head.
+        faces: (f, 3) int32.
+        face_uv: (f, 3, 2) float32: texel position on skin, direction (x, y) on the eye sphere.
+        face_material: (f,) uint8, see `_synthetic_kernels`.
+        occlusion: (v,) ambient visibility in [0, 1].
+        eye_vertices: (e,) ids; eye_directions: (e, 3) unit, rest pose; eye_faces: (k,) ids.
+        landmarks68_mm: (68, 3) "ict68" on the mean head.
+        texture_shape: (rows, columns).
+        texel_mm: (rows, columns, 3) rest position of each texel, NaN outside the layout.
+        uv_box: (u0, v0, u1, v1) part of the model's UV square that the texture holds.
+        cheek_texels: (n, 2) rows and columns of texels on the cheeks, for a mean skin colour.
+    """
+
+    model: FaceModel
+    mean_mm: NDArray[np.float32]
+    faces: NDArray[np.int32]
+    face_uv: NDArray[np.float32]
+    face_material: NDArray[np.uint8]
+    occlusion: NDArray[np.float32]
+    eye_vertices: NDArray[np.int64]
+    eye_directions: NDArray[np.float32]
+    eye_faces: NDArray[np.int64]
+    landmarks68_mm: NDArray[np.float32]
+    texture_shape: tuple[int, int]
+    texel_mm: NDArray[np.float32]
+    uv_box: tuple[float, float, float, float]
+    cheek_texels: NDArray[np.int64]
+
+
+def create_rig(model: FaceModel) -> HeadRig:
+    """Prepare a face model for rendering (a few seconds, without reading any file).
+
+    Args:
+        model: a model with the landmark sets "ict68", "ibug68-3d-bfm" and "lifemask392".
+
+    Returns:
+        The shared arrays of its mean head.
+    """
+    import torch
+
+    with torch.no_grad():
+        mean = model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
+        lm68 = model.landmarks(mean, "ict68").numpy().astype(np.float32)
+    mean_mm = mean.numpy().astype(np.float32)
+    topology = model.topology
+    faces = topology.faces.numpy().astype(np.int32)
+    uvs = topology.uvs.numpy().astype(np.float32)
+    faces_uv = topology.faces_uv.numpy()
+    island = _skin_island(mean_mm, faces, faces_uv, lm68[30])
+    occlusion = _ambient_occlusion(mean_mm, faces)
+    outer = (mean_mm[faces][..., 1].mean(1) < lm68[8, 1] + 5) | (occlusion[faces].max(1) > 0.25)
+    material = _materials(topology.face_part.numpy(), topology.part_names, island, outer)
+    corners = uvs[faces_uv]
+    box, shape = _layout(corners[material == kernels.SKIN])
+    face_uv = _texel_corners(corners, box, shape)
+    eye_vertices, directions = _eye_directions(mean_mm, faces, material)
+    lookup = np.zeros((len(mean_mm), 3), np.float32)
+    lookup[eye_vertices] = directions
+    eye_faces = np.flatnonzero(material == kernels.EYE)
+    face_uv[eye_faces] = lookup[faces[eye_faces]][..., :2]
+    texel_mm = rasterize_texels(mean_mm[faces], face_uv, material == kernels.SKIN, shape)
+    return HeadRig(
+        model, mean_mm, faces, face_uv, material, occlusion,
+        eye_vertices, directions, eye_faces, lm68, shape, texel_mm, box,
+        _cheek_texels(texel_mm, lm68),
+    )  # fmt: skip
+
+
+def _skin_island(mean_mm, faces, faces_uv, nose_tip) -> NDArray[np.bool_]:
+    """Triangles in the UV island of the nose tip: the outer skin, without the mouth's cavity."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    n = int(faces_uv.max()) + 1
+    a = faces_uv[:, [0, 1, 2]].ravel()
+    b = faces_uv[:, [1, 2, 0]].ravel()
+    _, label = connected_components(coo_matrix((np.ones(len(a)), (a, b)), shape=(n, n)))
+    centres = mean_mm[faces].mean(1)
+    seed = int(np.argmin(np.linalg.norm(centres - nose_tip, axis=1)))
+    return label[faces_uv[:, 0]] == label[faces_uv[seed, 0]]
+
+
+def _cheek_texels(texel_mm, lm68) -> NDArray[np.int64]:
+    middle = (lm68[[2, 14]] + lm68[[36, 45]] + lm68[[48, 54]]) / 3
+    near = np.zeros(texel_mm.shape[:2], np.bool_)
+    for point in middle:
+        near |= np.nan_to_num(np.linalg.norm(texel_mm - point, axis=-1), nan=1e3) < 14
+    return np.argwhere(near)[::5]
+
+
+def _materials(face_part, part_names, island, outer) -> NDArray[np.uint8]:
+    """Material of each triangle; the neck's base has UVs of its own and gets a plain colour."""
+    material = np.full(len(face_part), kernels.MOUTH, np.uint8)
+    for index, name in enumerate(part_names):
+        if name == "skin":
+            material[(face_part == index) & island] = kernels.SKIN
+            material[(face_part == index) & ~island & outer] = kernels.SKIN_PLAIN
+        elif "eye" in name:
+            material[face_part == index] = kernels.EYE
+        elif "teeth" in name:
+            material[face_part == index] = kernels.TEETH
+    return material
+
+
+def _layout(corners) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
+    u0, v0 = corners.reshape(-1, 2).min(0)
+    u1, v1 = corners.reshape(-1, 2).max(0)
+    columns = round(TEXTURE_HEIGHT * float(u1 - u0) / float(v1 - v0))
+    return (float(u0), float(v0), float(u1), float(v1)), (TEXTURE_HEIGHT, columns)
+
+
+def _texel_corners(corners, box, shape) -> NDArray[np.float32]:
+    """UV corners (f, 3, 2) to texel positions (column, row), row 0 at the box's largest v."""
+    u0, v0, u1, v1 = box
+    out = np.empty_like(corners)
+    out[..., 0] = (corners[..., 0] - u0) / (u1 - u0) * shape[1] - 0.5
+    out[..., 1] = (v1 - corners[..., 1]) / (v1 - v0) * shape[0] - 0.5
+    return np.ascontiguousarray(out, np.float32)
+
+
+def rasterize_texels(
+    corner_values: NDArray[np.float32],
+    face_uv: NDArray[np.float32],
+    use: NDArray[np.bool_],
+    shape: tuple[int, int],
+) -> NDArray[np.float32]:
+    """Corner values (f, 3, c) interpolated at every texel: (rows, columns, c), NaN outside."""
+    rows, columns = shape
+    keep = np.flatnonzero(use)
+    n = 3 * len(keep)
+    screen = np.ones((n, 3), np.float32)
+    screen[:, :2] = face_uv[keep].reshape(n, 2)
+    tri = np.arange(n, dtype=np.int32).reshape(-1, 3)
+    ids = np.empty((rows, columns), np.int32)
+    depth = np.empty((rows, columns), np.float32)
+    kernels.rasterize_scene(
+        screen, tri, face_uv[keep], np.zeros(len(keep), np.uint8), np.zeros(len(keep), np.bool_),
+        np.zeros((1, kernels.MATERIAL_SIZE), np.float32), np.zeros(4, np.float32), depth, ids,
+    )  # fmt: skip
+    out = np.full((rows, columns, corner_values.shape[-1]), np.nan, np.float32)
+    y, x = np.nonzero(ids >= 0)
+    f = ids[y, x]
+    p = face_uv[keep[f]].astype(np.float64)
+    d = np.stack([x, y], 1)
+    e1, e2, e = p[:, 1] - p[:, 0], p[:, 2] - p[:, 0], d - p[:, 0]
+    area = e1[:, 0] * e2[:, 1] - e1[:, 1] * e2[:, 0]
+    w1 = (e[:, 0] * e2[:, 1] - e[:, 1] * e2[:, 0]) / area
+    w2 = (e1[:, 0] * e[:, 1] - e1[:, 1] * e[:, 0]) / area
+    weights = np.stack([1 - w1 - w2, w1, w2], 1)
+    out[y, x] = np.einsum("nk,nkc->nc", weights, corner_values[keep[f]])
+    return out
+
+
+def _eye_directions(mean_mm, faces, material):
+    """Eyeball vertices and their unit directions from a sphere fitted to each side."""
+    ids = np.unique(faces[material == kernels.EYE])
+    directions = np.zeros((len(ids), 3), np.float32)
+    for side in (mean_mm[ids, 0] > 0, mean_mm[ids, 0] <= 0):
+        p = mean_mm[ids[side]].astype(np.float64)
+        if len(p) < 4:
+            continue
+        a = np.concatenate([2 * p, np.ones((len(p), 1))], 1)
+        solution, *_ = np.linalg.lstsq(a, (p**2).sum(1), rcond=None)
+        d = p - solution[:3]
+        directions[side] = d / np.linalg.norm(d, axis=1, keepdims=True)
+    return ids, directions
+
+
+def _ambient_occlusion(mean_mm, faces, directions: int = 96, size: int = 256):
+    """Cosine-weighted share (v,) of the sky that each vertex sees, by orthographic depth maps."""
+    k = np.arange(directions) + 0.5
+    z = 1 - 2 * k / directions
+    phi = np.pi * (1 + 5**0.5) * k
+    radius = np.sqrt(1 - z * z)
+    sky = np.stack([radius * np.cos(phi), radius * np.sin(phi), z], 1).astype(np.float32)
+    normals = np.empty_like(mean_mm)
+    kernels.vertex_normals_into(mean_mm, faces, normals)
+    seen = np.zeros(len(mean_mm), np.float32)
+    total = np.zeros(len(mean_mm), np.float32)
+    depth = np.empty((size, size), np.float32)
+    lit = np.empty(len(mean_mm), np.float32)
+    for direction in sky:
+        screen = light_view(mean_mm, direction, size)
+        kernels.depth_map(screen, faces, depth)
+        kernels.lit_share(screen, depth, np.float32(3.0), lit)
+        cosine = np.maximum(normals @ direction, 0)
+        seen += cosine * lit
+        total += cosine
+    return np.clip(seen / np.maximum(total, 1e-6), 0.04, 1).astype(np.float32)
+
+
+def light_view(
+    points: NDArray[np.float32], direction: NDArray[np.float32], size: int
+) -> NDArray[np.float32]:
+    """Orthographic view (v, 3) of points from a light: u, v in px of a size² map, depth in mm."""
+    helper = np.array([0, 1, 0] if abs(direction[1]) < 0.9 else [1, 0, 0], np.float32)
+    right = np.cross(helper, direction)
+    right /= np.linalg.norm(right)
+    up = np.cross(direction, right)
+    view = points @ np.stack([right, -up, direction], 1).astype(np.float32)
+    low = view[:, :2].min(0)
+    extent = float((view[:, :2].max(0) - low).max())
+    view[:, :2] = (view[:, :2] - low) * ((size - 3) / extent) + 1
+    return np.ascontiguousarray(view, np.float32)

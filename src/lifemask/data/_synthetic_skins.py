@@ -1,0 +1,248 @@
+"""Skin textures of the generator: CC0 skins varied by masks, tones, noise, make-up and hair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lifemask.data._synthetic_rig import HeadRig
+
+MELANIN = np.array([0.42, 0.72, 1.0], np.float32)
+BLOOD = np.array([0.12, 0.9, 0.75], np.float32)
+"""Directions of the two tone axes as optical density per channel (log of linear albedo)."""
+
+
+@dataclass(frozen=True)
+class SkinMasks:
+    """Soft masks (rows, columns) in [0, 1] over the texture layout, from the mean head's shape.
+
+    `brow_along` and `brow_across` are mm along and across the nearest brow, for strokes.
+    """
+
+    brow: NDArray[np.float32]
+    brow_along: NDArray[np.float32]
+    brow_across: NDArray[np.float32]
+    lips: NDArray[np.float32]
+    lashes: NDArray[np.float32]
+    lid: NDArray[np.float32]
+    cheeks: NDArray[np.float32]
+    nose: NDArray[np.float32]
+    beard: dict[str, NDArray[np.float32]]
+    scalp: NDArray[np.float32]
+
+
+def load_skins(folder: Path, rig: HeadRig) -> NDArray[np.float32]:
+    """CC0 skins of a folder on the texture layout: (n, rows, columns, 3) sRGB in [0, 1].
+
+    Raises:
+        FileNotFoundError: the folder holds no `*_diffuse*.jpg`.
+    """
+    from PIL import Image
+
+    files = sorted(Path(folder).glob("*_diffuse*.jpg"))
+    if not files:
+        raise FileNotFoundError(f"no *_diffuse*.jpg skins in {folder}")
+    u0, v0, u1, v1 = rig.uv_box
+    rows, columns = rig.texture_shape
+    skins = []
+    for file in files:
+        with Image.open(file) as image:
+            w, h = image.size
+            box = (u0 * w, (1 - v1) * h, u1 * w, (1 - v0) * h)
+            part = image.convert("RGB").resize((columns, rows), Image.Resampling.BOX, box)
+        skins.append(np.asarray(part, np.float32) / 255)
+    return np.stack(skins)
+
+
+def create_masks(rig: HeadRig, beards: dict[str, NDArray[np.float32]]) -> SkinMasks:
+    """Masks of brows, lips, lashes and so on from the mean head's landmarks (ict68)."""
+    from lifemask.data import _synthetic_kernels as kernels
+    from lifemask.data._synthetic_rig import rasterize_texels
+
+    p = np.nan_to_num(rig.texel_mm, nan=1e4)
+    lm = rig.landmarks68_mm
+    front = 1 / (1 + np.exp(np.clip((lm[36, 2] - 20 - p[..., 2]) / 4, -30, 30)))
+    brow_d, brow_s, brow_c = _polyline_distance(p, [lm[17:22], lm[22:27][::-1]])
+    centre = 0.5 * (lm[[37, 44]] + lm[[40, 47]])
+    upper = [lm[36:40], lm[42:46][::-1]]
+    lower = [np.stack([lm[36], lm[41], lm[40], lm[39]]), np.stack([lm[45], lm[46], lm[47], lm[42]])]
+    lash_d = np.minimum(_polyline_distance(p, upper)[0], 0.6 + _polyline_distance(p, lower)[0])
+    lid_d = np.minimum(*(np.hypot((p[..., 0] - c[0]) / 1.5, p[..., 1] - c[1] - 5) for c in centre))
+    cheek = np.minimum(
+        *(np.hypot(p[..., 0] - s * 47, p[..., 1] - (lm[30, 1] - 2)) for s in (-1, 1))
+    )
+    nose_d = np.hypot(p[..., 0] / 1.1, p[..., 1] - lm[30, 1] - 4)
+    beard = {
+        k: np.nan_to_num(
+            rasterize_texels(
+                w[rig.faces][..., None].astype(np.float32), rig.face_uv,
+                rig.face_material == kernels.SKIN, rig.texture_shape,
+            )[..., 0]
+        )
+        for k, w in beards.items()
+    }  # fmt: skip
+    up = (p[..., 1] - (lm[19, 1] + 50)) + np.clip(lm[36, 2] - 35 - p[..., 2], -60, 60) * 0.9
+    scalp = 1 / (1 + np.exp(np.clip(-up / 5, -30, 30)))
+    return SkinMasks(
+        _f(np.clip(1.4 - brow_d / 3.2, 0, 1) * front), brow_s, brow_c, _lips(p, lm) * front,
+        _f(np.clip(1.5 - lash_d / 1.3, 0, 1) * front), _f(np.exp(-((lid_d / 9) ** 4)) * front),
+        _f(np.exp(-((cheek / 24) ** 2)) * front), _f(np.exp(-((nose_d / 18) ** 2)) * front),
+        beard, _f(np.where(np.isnan(rig.texel_mm[..., 0]), 0, scalp)),
+    )  # fmt: skip
+
+
+def _f(a) -> NDArray[np.float32]:
+    return np.ascontiguousarray(a, np.float32)
+
+
+def _polyline_distance(p, lines):
+    """Distance, position along and signed height (mm, all (rows, columns)) to the nearest line."""
+    best = np.full(p.shape[:2], 1e3, np.float32)
+    along = np.zeros_like(best)
+    across = np.zeros_like(best)
+    for line in lines:
+        length = 0.0
+        for a, b in zip(line[:-1], line[1:], strict=True):
+            e = b - a
+            n = float(np.linalg.norm(e))
+            t = np.clip(((p - a) @ e) / n**2, 0, 1)
+            q = p - (a + t[..., None] * e)
+            d = np.minimum(np.linalg.norm(q, axis=-1), 1e3)
+            near = d < best
+            along = np.where(near, length + t * n, along)
+            across = np.where(near, q[..., 1], across)
+            best = np.where(near, d, best)
+            length += n
+    return best, along.astype(np.float32), across.astype(np.float32)
+
+
+def _lips(p, lm):
+    """Soft lip mask: inside the outer lip contour seen from the front."""
+    from scipy.ndimage import gaussian_filter, map_coordinates
+    from skimage.draw import polygon
+
+    step, x0, y0 = 0.5, -50.0, lm[57, 1] - 25
+    canvas = np.zeros((180, 200), np.float32)
+    r, c = polygon((lm[48:60, 1] - y0) / step, (lm[48:60, 0] - x0) / step, canvas.shape)
+    canvas[r, c] = 1
+    canvas = gaussian_filter(canvas, 1.5)
+    where = np.stack([(p[..., 1] - y0) / step, (p[..., 0] - x0) / step])
+    mask = map_coordinates(canvas, where, order=1, cval=0.0)
+    return _f(mask * (p[..., 2] > lm[48, 2] - 18))
+
+
+def noise_field(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> NDArray:
+    """Smooth noise (rows, columns), about standard normal, with features of `cell` texels."""
+    from skimage.transform import resize
+
+    small = (max(2, round(shape[0] / cell)) + 3, max(2, round(shape[1] / cell)) + 3)
+    return _f(resize(rng.standard_normal(small).astype(np.float32), shape, order=1))
+
+
+def vary_skin(
+    skins: NDArray[np.float32], masks: SkinMasks, rng: np.random.Generator, strength: float = 1.0
+) -> NDArray[np.uint8]:
+    """One new skin: mixed from several, re-toned and painted.
+
+    Args:
+        skins: (n, rows, columns, 3) sRGB in [0, 1] to draw from.
+        masks: of the same layout.
+        rng: decides everything.
+        strength: 1 for plain skins; less for photo textures that bring their own brows and beard.
+
+    Returns:
+        (rows, columns, 3) uint8 sRGB.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    shape = skins.shape[1:3]
+    a, b = rng.integers(len(skins), size=2)
+    log = np.log(np.clip(skins[a], 0.02, 1) ** 2.2)
+    if strength >= 1:
+        other = np.log(np.clip(skins[b], 0.02, 1) ** 2.2)
+        sigma = rng.choice([3.0, 6.0, 14.0])
+        fine = other - gaussian_filter(other, (sigma, sigma, 0))
+        low = gaussian_filter(log, (sigma, sigma, 0))
+        log = low + rng.uniform(0.4, 1.9) * fine + rng.uniform(0, 0.6) * (log - low)
+    patches = noise_field(rng, shape, 60) * rng.uniform(0, 0.14)
+    patches += noise_field(rng, shape, 14) * rng.uniform(0, 0.07)
+    log -= (strength * patches)[..., None] * BLOOD
+    log -= noise_field(rng, shape, 90)[..., None] * (rng.uniform(0, 0.18) * strength) * MELANIN
+    blush = rng.uniform(-0.1, 0.35) * masks.cheeks + rng.uniform(-0.1, 0.3) * masks.nose
+    log -= (strength * blush)[..., None] * BLOOD
+    log = _spots(log, masks, rng, strength)
+    log = _make_up(log, masks, rng, strength)
+    log = _facial_hair(log, masks, rng, strength)
+    if rng.random() < 0.04 * strength:
+        paint = np.clip(noise_field(rng, shape, rng.uniform(20, 90)) * 3, 0, 1)[..., None]
+        log = log * (1 - paint) + paint * np.log(rng.uniform(0.02, 0.9, 3)).astype(np.float32)
+    srgb = np.clip(np.exp(log), 0, 1) ** (1 / 2.2)
+    return (srgb * 255 + 0.5).astype(np.uint8)
+
+
+def _spots(log, masks, rng, strength):
+    """Freckles on cheeks and nose, and a few moles anywhere."""
+    shape = log.shape[:2]
+    if rng.random() < 0.25 * strength:
+        seeds = rng.random(shape) < rng.uniform(0.004, 0.03)
+        grain = seeds.astype(np.float32)
+        grain = np.maximum(grain, 0.6 * np.roll(grain, 1, 0)) + 0.5 * np.roll(grain, 1, 1)
+        area = 0.3 + masks.cheeks + masks.nose
+        log = log - (grain * area * rng.uniform(0.1, 0.45))[..., None] * MELANIN
+    for _ in range(rng.poisson(3 * strength)):
+        y, x = rng.integers(shape[0]), rng.integers(shape[1])
+        r = rng.uniform(0.8, 2.6)
+        y0, y1, x0, x1 = max(y - 8, 0), y + 9, max(x - 8, 0), x + 9
+        yy, xx = np.mgrid[y0 : min(y1, shape[0]), x0 : min(x1, shape[1])]
+        dot = np.exp(-(((yy - y) ** 2 + (xx - x) ** 2) / r**2))
+        log[y0:y1, x0:x1] -= (rng.uniform(0.2, 1.3) * dot)[..., None].astype(np.float32) * MELANIN
+    return log
+
+
+def _blend(log, mask, colour, amount):
+    k = np.clip(mask * amount, 0, 1)[..., None]
+    return log * (1 - k) + k * np.log(np.maximum(colour, 0.004)).astype(np.float32)
+
+
+def _make_up(log, masks, rng, strength):
+    if rng.random() < 0.75 * strength + 0.05:
+        hue = np.array([rng.uniform(0.1, 0.6), rng.uniform(0.02, 0.2), rng.uniform(0.03, 0.22)])
+        if rng.random() < 0.08:
+            hue = rng.uniform(0.01, 0.7, 3)
+        log = _blend(log, masks.lips, hue, rng.uniform(0, 0.75) ** 1.3)
+    if rng.random() < 0.35 * strength:
+        log = _blend(log, masks.lid, rng.uniform(0.01, 0.35, 3), rng.uniform(0.05, 0.6))
+    elif rng.random() < 0.4 * strength:
+        log = log - (masks.lid * rng.uniform(0, 0.5))[..., None] * MELANIN
+    dark = rng.uniform(0.01, 0.06) * np.ones(3)
+    return _blend(log, masks.lashes, dark, rng.uniform(0.15, 0.95) * (0.3 + 0.7 * strength))
+
+
+def _facial_hair(log, masks, rng, strength):
+    """Brows with strokes, stubble or a painted beard, and a shaved scalp's shadow."""
+    shape = log.shape[:2]
+    shade = np.exp(rng.uniform(np.log(0.006), np.log(0.12)))
+    colour = shade * np.array([1.0, rng.uniform(0.6, 0.9), rng.uniform(0.35, 0.75)])
+    grain = rng.random(shape).astype(np.float32)
+    if strength >= 1 or rng.random() < 0.1:
+        width = rng.uniform(1.6, 5.0)
+        along = masks.brow_along
+        taper = np.clip(along / 5 + 0.2, 0, 1) * np.clip((62 - along) / 14, 0.25, 1)
+        lift = rng.normal(0.5, 1.6) + rng.normal(0, 1) * np.sin(along / 17)
+        d = np.abs(masks.brow_across - lift)
+        mask = np.clip(1.4 - d / (width * taper + 0.4), 0, 1) * (masks.brow > 0)
+        mask = np.where(masks.brow > 0, mask, 0)
+        stroke = 0.55 + 0.45 * np.sin(along * 4 + masks.brow_across * rng.uniform(2, 5))
+        gaps = np.clip(stroke + grain - 0.35, 0, 1) if rng.random() < 0.7 else 1.0
+        log = _blend(log, mask * gaps, colour, rng.uniform(0.25, 1.0))
+    if rng.random() < 0.35 * strength:
+        cut = rng.choice(["full", "goatee", "moustache"], p=[0.6, 0.2, 0.2])
+        dense = np.clip(masks.beard[cut] * rng.uniform(0.3, 1.6) - 0.35 * grain, 0, 1)
+        log = _blend(log, dense, colour, rng.uniform(0.2, 0.9))
+    if rng.random() < 0.5 * strength:
+        dense = np.clip(masks.scalp * rng.uniform(0.3, 1.3) - 0.3 * grain, 0, 1)
+        log = _blend(log, dense, colour, rng.uniform(0.1, 0.8))
+    return log

@@ -1,0 +1,351 @@
+"""Labelled face renders for training: a deterministic generator and its cache of shards.
+
+`python -m lifemask.data.synthetic OUT --data DIR --count 40000` writes the cache; see
+`docs/synthetic.md` for its layout and for what is drawn at random.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from lifemask.data._synthetic_props import PropKit
+    from lifemask.data._synthetic_rig import HeadRig
+    from lifemask.data._synthetic_scene import Surroundings
+    from lifemask.data._synthetic_skins import SkinMasks
+    from lifemask.facemodel.base import FaceModel
+
+LOGGER = logging.getLogger(__name__)
+FORMAT_VERSION = 1
+CONVENTION = "lifemask392"
+BOX_CONVENTION = "ibug68-3d-bfm"
+Family = Literal["open", "research"]
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """Settings of a run; everything an image shows follows from them and its index.
+
+    Attributes:
+        family: "open" (CC0 material only) or "research" (textures and pictures from photos too).
+        seed: of the run.
+        size: image side in px.
+        expand: image side over the side of the nominal (3DDFA) crop.
+        supersample: samples per pixel and axis.
+        shard_size: images per shard.
+        bank_size: skins and backgrounds drawn anew for each shard.
+    """
+
+    family: Family = "open"
+    seed: int = 0
+    size: int = 128
+    expand: float = 1.25
+    supersample: int = 2
+    shard_size: int = 1000
+    bank_size: int = 60
+
+    @property
+    def nominal_side_px(self) -> float:
+        """Side of the nominal crop, centred in the image, in px."""
+        return self.size / self.expand
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled render.
+
+    Attributes:
+        image: (size, size, 3) uint8 sRGB.
+        points: (392, 3) "lifemask392" landmarks, (u, v, w) in image px.
+        visible: (392,) the landmark's surface is seen: not behind the head, hair or an occluder.
+        rotation: (3, 3) model to camera frame; translation_mm: (3,) T of the pinhole camera.
+        f_px, center_px: focal length and principal point (2,) of the image.
+        identity: (i,); expression: (e,) coefficients of the face model.
+        flags: (3,) glasses, beard, occluder.
+    """
+
+    image: NDArray[np.uint8]
+    points: NDArray[np.float32]
+    visible: NDArray[np.bool_]
+    rotation: NDArray[np.float32]
+    translation_mm: NDArray[np.float32]
+    f_px: float
+    center_px: NDArray[np.float32]
+    identity: NDArray[np.float32]
+    expression: NDArray[np.float32]
+    flags: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Banks:
+    """Skins (n, rows, columns, 3) and backgrounds (n, s, s, 3), uint8, that a shard draws from."""
+
+    skins: NDArray[np.uint8]
+    skin_freedom: NDArray[np.float32]
+    backgrounds: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Everything prepared once: call `render` for single images, `write_cache` for many."""
+
+    config: SyntheticConfig
+    rig: HeadRig
+    props: PropKit
+    masks: SkinMasks
+    skins: NDArray[np.float32]
+    surroundings: Surroundings
+    photo_skins: NDArray[np.uint8] | None = None
+    noise: NDArray[np.float32] = field(default_factory=lambda: np.zeros(1, np.float32))
+
+    def banks(self, shard: int) -> Banks:
+        """Skins and backgrounds of one shard, from the run's seed and the shard's number."""
+        from lifemask.data._synthetic_scene import background_bank
+        from lifemask.data._synthetic_skins import vary_skin
+
+        rng = np.random.default_rng([self.config.seed, 1, shard])
+        skins, freedom = [], []
+        for _ in range(self.config.bank_size):
+            if self.photo_skins is not None and rng.random() < 0.75:
+                base = self.photo_skins[rng.integers(len(self.photo_skins))][None]
+                base = _grow(base, self.masks.lips.shape)
+                skins.append(vary_skin(base, self.masks, rng, strength=0.25))
+                freedom.append(0.5)
+            else:
+                skins.append(vary_skin(self.skins, self.masks, rng))
+                freedom.append(1.0)
+        backgrounds = background_bank(self.surroundings, rng, self.config.bank_size)
+        return Banks(np.stack(skins), np.array(freedom, np.float32), backgrounds)
+
+    def render(self, indices: NDArray[np.int64] | list[int]) -> list[Sample]:
+        """Images by their number in the run; equal for equal config and index."""
+        samples = []
+        for shard in sorted({int(i) // self.config.shard_size for i in indices}):
+            chosen = [int(i) for i in indices if int(i) // self.config.shard_size == shard]
+            samples += list(render_samples(self, self.banks(shard), chosen))
+        return samples
+
+
+def _grow(textures: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Textures (n, h, w, 3) uint8 resized to `shape`, float in [0, 1]."""
+    from PIL import Image
+
+    size = (shape[1], shape[0])
+    grown = [
+        np.asarray(Image.fromarray(t).resize(size, Image.Resampling.BILINEAR)) for t in textures
+    ]
+    return (np.stack(grown) / 255).astype(np.float32)
+
+
+def create_generator(
+    config: SyntheticConfig,
+    data: Path,
+    model: FaceModel | None = None,
+    photo_skins: Path | None = None,
+) -> Generator:
+    """Load the CC0 skins and environments and prepare the head.
+
+    Args:
+        config: settings of the run.
+        data: folder with `skins/` (jpg) and `hdri/` (exr).
+        model: the face model; None loads the default one.
+        photo_skins: npz with `textures` (n, h, w, 3) and `photos` (n, s, s, 3), uint8, written by
+            `tools/unwrap_photo_textures.py`; required by, and only allowed for, "research".
+
+    Raises:
+        ValueError: `photo_skins` does not fit the family.
+        FileNotFoundError: skins or environments are missing.
+    """
+    from lifemask.data._synthetic_props import create_props
+    from lifemask.data._synthetic_rig import create_rig
+    from lifemask.data._synthetic_scene import Surroundings, load_environments
+    from lifemask.data._synthetic_skins import create_masks, load_skins
+
+    if (config.family == "research") != (photo_skins is not None):
+        raise ValueError("photo textures belong to the research family, and it needs them")
+    if model is None:
+        from lifemask.facemodel import load_face_model
+
+        model = load_face_model("lifemask")
+    rig = create_rig(model)
+    props = create_props(rig)
+    textures = photos = None
+    if photo_skins is not None:
+        with np.load(photo_skins) as archive:
+            textures, photos = archive["textures"], archive["photos"]
+    noise = np.random.default_rng([config.seed, 2]).random(1009).astype(np.float32)
+    return Generator(
+        config, rig, props, create_masks(rig, props.beards), load_skins(data / "skins", rig),
+        Surroundings(load_environments(data / "hdri"), photos), textures, noise,
+    )  # fmt: skip
+
+
+def render_samples(generator: Generator, banks: Banks, indices: list[int]):
+    """Yield the samples of `indices` (in order) with the banks of their shard."""
+    import torch
+
+    from lifemask.data._synthetic_draw import draw_image
+    from lifemask.data._synthetic_sample import random_expression, random_identity
+
+    model = generator.rig.model
+    for start in range(0, len(indices), 50):
+        chunk = indices[start : start + 50]
+        rngs = [np.random.default_rng([generator.config.seed, 0, i]) for i in chunk]
+        identity = np.stack([random_identity(model.identity_size, r) for r in rngs])
+        expression = np.stack([random_expression(model.expression_names, r) for r in rngs])
+        with torch.no_grad():
+            heads = model(torch.from_numpy(identity), torch.from_numpy(expression))
+            points = model.landmarks(heads, CONVENTION).numpy()
+            box = model.landmarks(heads, BOX_CONVENTION).numpy()
+            ict68 = model.landmarks(heads, "ict68").numpy()
+        for k, rng in enumerate(rngs):
+            shape = (heads[k].numpy(), points[k], box[k], ict68[k])
+            yield draw_image(generator, banks, rng, identity[k], expression[k], *shape)
+
+
+def write_shard(generator: Generator, folder: Path, shard: int, count: int) -> None:
+    """Render and store one shard; the label file appears last and marks it complete."""
+    size = generator.config.size
+    first = shard * generator.config.shard_size
+    images = np.empty((count, size, size, 3), np.uint8)
+    rows: dict[str, list] = {}
+    indices = list(range(first, first + count))
+    samples = render_samples(generator, generator.banks(shard), indices)
+    for k, sample in enumerate(samples):
+        images[k] = sample.image
+        for name, value in _label_row(sample).items():
+            rows.setdefault(name, []).append(value)
+    labels: dict[str, NDArray] = {name: np.stack(values) for name, values in rows.items()}
+    labels["nominal_side_px"] = np.array(generator.config.nominal_side_px, np.float32)
+    _replace(folder / f"images-{shard:04d}.npy", lambda file: np.save(file, images))
+    _replace(
+        folder / f"labels-{shard:04d}.npz",
+        lambda file: np.savez(file, allow_pickle=False, **labels),
+    )
+
+
+def _label_row(sample: Sample) -> dict[str, NDArray]:
+    return {
+        "points": sample.points,
+        "visible": sample.visible,
+        "rotation": sample.rotation,
+        "translation_mm": sample.translation_mm,
+        "f_px": np.array(sample.f_px, np.float32),
+        "center_px": sample.center_px,
+        "scale_px_per_mm": np.array(-sample.f_px / sample.translation_mm[2], np.float32),
+        "identity": sample.identity.astype(np.float16),
+        "expression": sample.expression.astype(np.float16),
+        "glasses": sample.flags[0],
+        "beard": sample.flags[1],
+        "occluder": sample.flags[2],
+    }
+
+
+def _replace(path: Path, write) -> None:
+    """Write a file so that it is either absent or complete."""
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    with temporary.open("wb") as file:
+        write(file)
+    temporary.replace(path)
+
+
+def write_header(config: SyntheticConfig, folder: Path, model: FaceModel, count: int) -> None:
+    """Write `header.json`: settings, conventions and the list of complete shards."""
+    names = sorted(p.stem.removeprefix("labels-") for p in folder.glob("labels-*.npz"))
+    header = {
+        "format": "lifemask-synthetic",
+        "version": FORMAT_VERSION,
+        "family": config.family,
+        "licence": "open" if config.family == "open" else "research only",
+        "seed": config.seed,
+        "image_size": config.size,
+        "expand": config.expand,
+        "nominal_side_px": config.nominal_side_px,
+        "convention": CONVENTION,
+        "face_model": model.name,
+        "identity_size": model.identity_size,
+        "expression_names": list(model.expression_names),
+        "count_planned": count,
+        "shard_size": config.shard_size,
+        "bank_size": config.bank_size,
+        "shards": [{"images": f"images-{n}.npy", "labels": f"labels-{n}.npz"} for n in names],
+    }
+    text = json.dumps(header, indent=1).encode()
+    _replace(folder / "header.json", lambda file: file.write(text))
+
+
+def write_cache(
+    generator: Generator, folder: Path, count: int, part: tuple[int, int] = (0, 1)
+) -> None:
+    """Write the missing shards of a cache; shards can be read while the rest is made.
+
+    Args:
+        generator: decides every image.
+        folder: created if absent.
+        count: images in the whole cache.
+        part: (i, n): this process makes every n-th shard, starting with the i-th.
+
+    Raises:
+        ValueError: the folder holds a cache of other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = generator.config
+    _check_same_run(config, folder, generator.rig.model)
+    for shard in range(part[0], -(-count // config.shard_size), part[1]):
+        if (folder / f"labels-{shard:04d}.npz").exists():
+            continue
+        size = min(config.shard_size, count - shard * config.shard_size)
+        write_shard(generator, folder, shard, size)
+        write_header(config, folder, generator.rig.model, count)
+        LOGGER.info("%s: shard %d of %d images done", folder.name, shard, size)
+
+
+def _check_same_run(config: SyntheticConfig, folder: Path, model: FaceModel) -> None:
+    header = folder / "header.json"
+    if not header.exists():
+        return
+    old = json.loads(header.read_text())
+    new = {
+        "version": FORMAT_VERSION, "family": config.family, "seed": config.seed,
+        "image_size": config.size, "expand": config.expand, "shard_size": config.shard_size,
+        "bank_size": config.bank_size, "face_model": model.name,
+    }  # fmt: skip
+    wrong = {k: (old.get(k), v) for k, v in new.items() if old.get(k) != v}
+    if wrong:
+        raise ValueError(f"{folder} holds another run (stored, wanted): {wrong}; use a new folder")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: write a cache of renders, resuming where a run stopped."""
+    import argparse
+
+    import torch
+
+    parser = argparse.ArgumentParser(prog="python -m lifemask.data.synthetic", description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the cache goes")
+    parser.add_argument("--data", type=Path, required=True, help="folder with skins/ and hdri/")
+    parser.add_argument("--count", type=int, default=40_000, help="images in the cache")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shard-size", type=int, default=1000)
+    parser.add_argument("--photo-skins", type=Path, help="npz; makes the cache research only")
+    parser.add_argument("--part", default="0/1", help="I/N: make every N-th shard, from the I-th")
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)
+    family: Family = "open" if args.photo_skins is None else "research"
+    config = SyntheticConfig(family=family, seed=args.seed, shard_size=args.shard_size)
+    first, parts = (int(x) for x in args.part.split("/"))
+    generator = create_generator(config, args.data, photo_skins=args.photo_skins)
+    write_cache(generator, args.folder, args.count, (first, parts))
+
+
+if __name__ == "__main__":
+    main()
