@@ -19,17 +19,18 @@ from lifemask.graphics.camera import (
     orthographic_camera,
     project,
     rotation_from_euler_deg,
+    supersampled_camera,
 )
 from lifemask.graphics.environment import load_light
 from lifemask.graphics.lighting import linear_to_srgb, srgb_to_linear, studio_light
-from lifemask.graphics.render import RenderResult, render
+from lifemask.graphics.render import render
 from lifemask.types import Appearance, Camera, Face, Geometry, Lighting
 
 if TYPE_CHECKING:
     from PIL import Image
 
 BACKGROUND_SRGB = (0.106, 0.114, 0.129)
-CLAY_LINEAR = 0.42
+CLAY_LINEAR = 0.45
 FRAME_FILL = 0.86
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 
@@ -155,8 +156,8 @@ class Head:
             supersample: samples per pixel along each side.
         """
         camera = view_camera(self.geometry.vertices_mm, size, yaw_deg, pitch_deg)
-        result = render_head(self, camera, size, size, supersample=supersample)
-        return to_picture(result, background_srgb)
+        image, mask = render_head(self, camera, size, size, supersample=supersample)
+        return to_picture(image, mask, background_srgb)
 
     def _landmarks(self) -> Tensor:
         if self.geometry.landmarks68_mm is None:
@@ -200,8 +201,8 @@ def render_head(
     clay: bool = False,
     lighting: Lighting | None = None,
     supersample: int = 2,
-) -> RenderResult:
-    """Render a head with its textures, or as grey clay.
+) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "h w"]]:
+    """Draw a head with its textures, or as grey clay.
 
     Args:
         head: what to draw; without appearance it is clay.
@@ -209,16 +210,16 @@ def render_head(
         height: rows.
         width: columns.
         clay: ignore the textures.
-        lighting: light in the camera frame; None takes the photo's, for clay a soft studio light.
+        lighting: light in the camera frame; None takes the photo's, for clay a studio light.
         supersample: samples per pixel along each side.
 
     Returns:
-        The render, batch of one, linear RGB over black.
+        (image (3, h, w) linear RGB over black, coverage (h, w) in [0, 1]).
     """
     geometry, appearance = head.geometry, head.appearance
     vertices = geometry.vertices_mm
     if clay or appearance is None or head.model is None:
-        lighting = lighting or studio_light("soft")
+        lighting = lighting or studio_light("key")
         uvs, faces_uv = vertices.new_zeros(1, 2), torch.zeros_like(geometry.faces)
         textures, part = [vertices.new_full((1, 3, 1, 1), CLAY_LINEAR)], None
     else:
@@ -227,19 +228,21 @@ def render_head(
         uvs, faces_uv, part = topology.uvs, topology.faces_uv, topology.face_part
         textures = part_textures(appearance, topology.part_names)
     with torch.no_grad():
-        return render(
+        drawn = render(
             vertices[None],
             geometry.faces,
-            camera,
-            height,
-            width,
+            supersampled_camera(camera, supersample),
+            height * supersample,
+            width * supersample,
             uvs=uvs,
             faces_uv=faces_uv,
             albedo=textures,
             face_part=part,
             lighting=lighting,
-            supersample=supersample,
         )
+    rgba = torch.cat((drawn.image, drawn.mask[:, None]), dim=1)
+    rgba = torch.nn.functional.avg_pool2d(rgba, supersample)[0]
+    return rgba[:3], rgba[3]
 
 
 def part_textures(appearance: Appearance, part_names: tuple[str, ...]) -> list[Tensor]:
@@ -249,16 +252,16 @@ def part_textures(appearance: Appearance, part_names: tuple[str, ...]) -> list[T
 
 
 def to_picture(
-    result: RenderResult, background_srgb: tuple[float, float, float] | Tensor = BACKGROUND_SRGB
+    image: Float[Tensor, "3 h w"],
+    mask: Float[Tensor, "h w"],
+    background_srgb: tuple[float, float, float] = BACKGROUND_SRGB,
 ) -> Image.Image:
-    """An 8-bit sRGB picture of a render over a colour or a (3, h, w) sRGB image."""
+    """An 8-bit sRGB picture of a linear image that covers `mask`, over a colour."""
     from PIL import Image
 
-    background = torch.as_tensor(background_srgb, dtype=torch.float32)
-    background = background.view(3, 1, 1) if background.ndim == 1 else background
-    linear = result.image[0] + (1 - result.mask[0]) * srgb_to_linear(background)
-    srgb = linear_to_srgb(linear.clamp(0, 1)).clamp(0, 1)
-    pixels = (srgb * 255).round().byte().permute(1, 2, 0)
+    background = srgb_to_linear(image.new_tensor(background_srgb)).view(3, 1, 1)
+    srgb = linear_to_srgb((image + (1 - mask) * background).clamp(0, 1))
+    pixels = (srgb * 255).round().clamp(0, 255).byte().permute(1, 2, 0)
     return Image.fromarray(np.ascontiguousarray(pixels.cpu().numpy()))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PANEL_PX = 352
-COLUMNS = 4
+COLUMNS, MAX_SINGLE_ROW = 4, 5
 GAP_PX, MARGIN_PX, HEADER_PX, LABEL_PX, FOOTER_PX = 16, 32, 84, 36, 60
 CORNER_PX = 10
 CANVAS = (20, 21, 24)
@@ -108,8 +108,9 @@ def _view_panels(head: Head) -> list[Panel]:
 
 
 def _picture(head: Head, camera: Camera, clay: bool = False) -> Image.Image:
-    result = render_head(head, camera, PANEL_PX, PANEL_PX, clay=clay)
-    return to_picture(result, tuple(c / 255 for c in PANEL))  # pyright: ignore[reportArgumentType]
+    image, mask = render_head(head, camera, PANEL_PX, PANEL_PX, clay=clay)
+    red, green, blue = (c / 255 for c in PANEL)
+    return to_picture(image, mask, (red, green, blue))
 
 
 def _cut_photo(photo: Rgb, center: tuple[float, float], side_px: float) -> Image.Image:
@@ -204,7 +205,7 @@ def _sheet(
     """Labelled panels in rows on the canvas."""
     from PIL import Image, ImageDraw
 
-    columns = min(COLUMNS, len(pictures))
+    columns = len(pictures) if len(pictures) <= MAX_SINGLE_ROW else COLUMNS
     rows = -(-len(pictures) // columns)
     width = 2 * MARGIN_PX + columns * PANEL_PX + (columns - 1) * GAP_PX
     height = HEADER_PX + rows * (PANEL_PX + LABEL_PX) + FOOTER_PX
