@@ -126,7 +126,11 @@ class Generator:
         return Banks(np.stack(skins), np.array(freedom, np.float32), backgrounds)
 
     def render(self, indices: NDArray[np.int64] | list[int]) -> list[Sample]:
-        """Images by their number in the run; equal for equal config and index."""
+        """Images by their number in the run, shard by shard.
+
+        Equal for equal settings and index, up to the rounding of batched matrix products; the
+        same call gives the same bytes.
+        """
         samples = []
         for shard in sorted({int(i) // self.config.shard_size for i in indices}):
             chosen = [int(i) for i in indices if int(i) // self.config.shard_size == shard]
