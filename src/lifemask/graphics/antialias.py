@@ -74,6 +74,8 @@ def antialias(
     for axis in (0, 1):
         pairs = _find_pairs(fragments, axis)
         pairs, edge = _follow(pairs, uv.detach(), faces, neighbors, axis)
+        steep = _is_across(pairs, edge, uv.detach(), axis)
+        pairs, edge = pairs.select(steep), edge[steep]
         reach = _crossing(pairs, edge, uv, axis)
         result = result + _blend(flat, pairs, reach)
     return result.view_as(image)
@@ -162,6 +164,17 @@ def _intersect(along0: Tensor, across0: Tensor, along1: Tensor, across1: Tensor)
     rise = across1 - across0
     rise = torch.where(rise == 0, torch.ones_like(rise), rise)
     return along0 - across0 * (along1 - along0) / rise
+
+
+def _is_across(pairs: _Pairs, edge: Tensor, uv: Tensor, axis: int) -> Tensor:
+    """(p,) bool, True where the outline runs rather across the line than along it.
+
+    The others belong to the pixel pairs of the other axis; blending along both would count their
+    gradient twice.
+    """
+    extent = (uv[pairs.image, edge[:, 1]] - uv[pairs.image, edge[:, 0]]).abs()
+    along, across = extent[:, axis], extent[:, 1 - axis]
+    return along < across if axis == 0 else along <= across
 
 
 def _crossing(pairs: _Pairs, edge: Tensor, uv: Tensor, axis: int) -> Tensor:

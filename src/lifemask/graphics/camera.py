@@ -36,8 +36,8 @@ def orthographic_camera(
         translation: (*b, 2), (tx, ty) in px: where the model's origin appears.
     """
     batch = rotation.shape[:-2]
-    scale = torch.as_tensor(scale).to(rotation).expand(batch)
-    shift = torch.as_tensor(translation).to(rotation).expand(*batch, 2)
+    scale = _like(scale, rotation).expand(batch)
+    shift = _like(translation, rotation).expand(*batch, 2)
     shift = torch.nn.functional.pad(shift, (0, 1))
     return Camera("orthographic", rotation, shift, scale, torch.zeros_like(shift[..., :2]))
 
@@ -57,9 +57,9 @@ def pinhole_camera(
         center_px: (*b, 2), principal point in px.
     """
     batch = rotation.shape[:-2]
-    translation = torch.as_tensor(translation_mm).to(rotation).expand(*batch, 3)
-    f_px = torch.as_tensor(f_px).to(rotation).expand(batch)
-    center = torch.as_tensor(center_px).to(rotation).expand(*batch, 2)
+    translation = _like(translation_mm, rotation).expand(*batch, 3)
+    f_px = _like(f_px, rotation).expand(batch)
+    center = _like(center_px, rotation).expand(*batch, 2)
     return Camera("pinhole", rotation, translation, f_px, center)
 
 
@@ -124,8 +124,8 @@ def camera_for_crop(
         side_px: (*b,), the crop's side in photo px.
         size: the crop's side after resampling, in px.
     """
-    side = torch.as_tensor(side_px).to(camera.scale)
-    corner = torch.as_tensor(center_px).to(camera.scale) - side.unsqueeze(-1) / 2
+    side = _like(side_px, camera.scale)
+    corner = _like(center_px, camera.scale) - side.unsqueeze(-1) / 2
     zoom = size / side
     return _rescale(camera, zoom, -corner * zoom.unsqueeze(-1) - 0.5)
 
@@ -144,8 +144,8 @@ def camera_from_crop(
         side_px: (*b,), the crop's side in photo px.
         size: the crop's side after resampling, in px.
     """
-    side = torch.as_tensor(side_px).to(camera.scale)
-    corner = torch.as_tensor(center_px).to(camera.scale) - side.unsqueeze(-1) / 2
+    side = _like(side_px, camera.scale)
+    corner = _like(center_px, camera.scale) - side.unsqueeze(-1) / 2
     zoom = side / size
     return _rescale(camera, zoom, corner + 0.5 * zoom.unsqueeze(-1))
 
@@ -154,6 +154,11 @@ def supersampled_camera(camera: Camera, factor: int) -> Camera:
     """The camera of an image with `factor` x `factor` pixels in the place of each pixel."""
     zoom = torch.tensor(float(factor)).to(camera.scale)
     return _rescale(camera, zoom, (zoom.unsqueeze(-1) - 1) / 2)
+
+
+def _like(value: Tensor | float | tuple[float, ...], reference: Tensor) -> Tensor:
+    """The value as a tensor, without a detour through float32."""
+    return torch.as_tensor(value, dtype=reference.dtype, device=reference.device)
 
 
 def _rescale(camera: Camera, zoom: Tensor, shift: Tensor) -> Camera:

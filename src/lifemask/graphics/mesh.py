@@ -72,10 +72,9 @@ def unique_edges(faces: Int[Tensor, "f 3"]) -> Int[Tensor, "e 2"]:
 def boundary_edges(faces: Int[Tensor, "f 3"]) -> Int[Tensor, "e 2"]:
     """Directed edges (e, 2) that belong to a single face, in that face's direction."""
     half = _half_edges(faces)
-    edges, index, count = torch.unique(
+    _, index, count = torch.unique(
         half.sort(dim=-1).values, dim=0, return_inverse=True, return_counts=True
     )
-    del edges
     return half[count[index] == 1]
 
 
@@ -100,7 +99,7 @@ def vertex_adjacency(faces: Int[Tensor, "f 3"], vertex_count: int) -> Tensor:
     edges = unique_edges(faces)
     index = torch.cat((edges, edges.flip(-1))).T
     values = torch.ones(index.shape[1], device=faces.device)
-    return torch.sparse_coo_tensor(index, values, (vertex_count, vertex_count)).coalesce()
+    return _sparse(index, values, vertex_count)
 
 
 def laplacian(faces: Int[Tensor, "f 3"], vertex_count: int) -> Tensor:
@@ -115,7 +114,7 @@ def laplacian(faces: Int[Tensor, "f 3"], vertex_count: int) -> Tensor:
     index = torch.cat((index, linked.expand(2, -1)), dim=1)
     off_diagonal = -1 / degree[index[0, : 2 * len(edges)]]
     values = torch.cat((off_diagonal, torch.ones_like(linked, dtype=torch.float32)))
-    return torch.sparse_coo_tensor(index, values, (vertex_count, vertex_count)).coalesce()
+    return _sparse(index, values, vertex_count)
 
 
 def cotangent_laplacian(vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"]) -> Tensor:
@@ -136,10 +135,15 @@ def cotangent_laplacian(vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"
         columns += [j, i, i, j]
         values += [-half_cot, -half_cot, half_cot, half_cot]
     index = torch.stack((torch.cat(rows), torch.cat(columns)))
-    return torch.sparse_coo_tensor(index, torch.cat(values), (count, count)).coalesce()
+    return _sparse(index, torch.cat(values), count)
 
 
 def _half_edges(faces: Tensor) -> Tensor:
     """(3 f, 2): all edges 0-1, then all 1-2, then all 2-0."""
     faces = faces.long()
     return torch.cat([faces[:, [k, (k + 1) % 3]] for k in range(3)])
+
+
+def _sparse(index: Tensor, values: Tensor, size: int) -> Tensor:
+    """Square sparse matrix; values at the same place add up."""
+    return torch.sparse_coo_tensor(index, values, (size, size), check_invariants=True).coalesce()

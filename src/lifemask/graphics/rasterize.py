@@ -75,6 +75,7 @@ def rasterize(
 
     Raises:
         ValueError: wrong shapes, a vertex id out of range, an unknown or unsuitable backend.
+        ImportError: the backend asked for is not installed.
     """
     _check(points_screen, faces, height, width)
     device = points_screen.device
@@ -201,6 +202,8 @@ def _choose(backend: Backend, device: torch.device) -> str:
         raise ValueError(f"unknown backend {backend!r}; choose auto, torch, numba or triton")
     if backend == "numba" and not on_cpu:
         raise ValueError("the numba rasteriser needs CPU tensors; use backend='auto'")
+    if backend != "torch" and not importlib.util.find_spec(backend):
+        raise ImportError(f"backend {backend!r} needs the package {backend}; or use 'auto'")
     return backend
 
 
