@@ -112,6 +112,13 @@ def check_target(folder: Path, overwrite: bool) -> None:
     Raises:
         OutputError: see there.
     """
+    try:
+        _check_target(folder, overwrite)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder} ({error.strerror})") from error
+
+
+def _check_target(folder: Path, overwrite: bool) -> None:
     parent = next((p for p in folder.parents if p.exists()), None)
     if parent is not None and not parent.is_dir():
         raise OutputError(f"{parent} is a file; the results need a folder")

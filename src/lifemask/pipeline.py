@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,12 +22,13 @@ from lifemask.faces.detect import Detector, DetectorConfig
 from lifemask.faces.image import as_uint8_rgb, load_image
 from lifemask.head import Head
 from lifemask.methods.fitting import FitConfig
-from lifemask.methods.photometric import PhotometricConfig
-from lifemask.methods.texture import TextureConfig
 from lifemask.types import Appearance, Face, Geometry, Landmarks
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from lifemask.methods.photometric import PhotometricConfig
+    from lifemask.methods.texture import TextureConfig
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +38,8 @@ TEXTURES = ("photo", "none")
 
 Box = tuple[float, float, float, float]
 Rgb = UInt8[np.ndarray, "h w 3"]
+_Stage = TypeVar("_Stage", Landmarks, Geometry, Appearance | None)
 Landmarker = Callable[[Rgb, Face | Box], Landmarks]
-Texturer = Callable[[Rgb, Geometry, FaceModel], Appearance]
 
 
 class NoFaceError(UserError):
@@ -58,8 +60,8 @@ class PipelineConfig:
         device: where the fit and the texture are computed, e.g. "cpu" or "cuda".
         threads: threads of the networks; 0 lets onnxruntime choose.
         fit: settings of the landmark fit, the camera model among them.
-        photometric: settings of the refinement.
-        appearance: settings of the texture.
+        photometric: settings of the refinement; None for its defaults with the same `fit`.
+        appearance: settings of the texture; None for its defaults.
     """
 
     weights: Literal["open", "research"] = "open"
@@ -71,8 +73,8 @@ class PipelineConfig:
     device: str = "cpu"
     threads: int = 0
     fit: FitConfig = field(default_factory=FitConfig)
-    photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
-    appearance: TextureConfig = field(default_factory=TextureConfig)
+    photometric: PhotometricConfig | None = None
+    appearance: TextureConfig | None = None
 
     def __post_init__(self) -> None:
         """Check the choices.
@@ -100,7 +102,8 @@ class Pipeline:
     ) -> None:
         """Take the stages given, and the defaults of `config` for the others."""
         self.config = config or PipelineConfig()
-        self._given = (detector, landmarker, model)
+        given = {"detector": detector, "landmarker": landmarker, "model": model}
+        vars(self).update({name: stage for name, stage in given.items() if stage is not None})
 
     def __call__(
         self,
@@ -141,14 +144,14 @@ class Pipeline:
     def reconstruct_face(self, image: Rgb, face: Face, landmarks: Landmarks | None = None) -> Head:
         """One head: the boxes of the README's figure, one line each."""
         size = (image.shape[1], image.shape[0])
-        landmarks = landmarks or self.find_landmarks(image, face)
+        landmarks = moved(landmarks or self.find_landmarks(image, face), self.config.device)
         geometry = self.fit(landmarks, size)
         geometry = self.refine(image, geometry, landmarks)
         appearance = self.dress(image, geometry)
         return Head(
             face=face,
-            geometry=geometry,
-            appearance=appearance,
+            geometry=moved(geometry, "cpu"),
+            appearance=moved(appearance, "cpu"),
             image_size=size,
             weights=self.config.weights,
             model=self.model,
@@ -166,16 +169,16 @@ class Pipeline:
         """Pose, identity and expression from landmarks."""
         from lifemask.methods.fitting import fit_landmarks
 
-        return fit_landmarks(landmarks, self.model, self.config.fit, image_size)
+        return fit_landmarks(landmarks, self.device_model, self.config.fit, image_size)
 
     def refine(self, image: Rgb, geometry: Geometry, landmarks: Landmarks) -> Geometry:
         """Shape and pose that agree with the photo's colours too, if that is switched on."""
         if not self.config.refine:
             return geometry
-        from lifemask.methods.photometric import refine_photometric
+        from lifemask.methods.photometric import PhotometricConfig, refine_photometric
 
-        config = replace(self.config.photometric, fit=self.config.fit)
-        return refine_photometric(image, geometry, landmarks, self.model, config).geometry
+        config = self.config.photometric or PhotometricConfig(fit=self.config.fit)
+        return refine_photometric(image, geometry, landmarks, self.device_model, config).geometry
 
     def dress(self, image: Rgb, geometry: Geometry) -> Appearance | None:
         """Light-free texture and the photo's light, if that is switched on."""
@@ -183,7 +186,7 @@ class Pipeline:
             return None
         from lifemask.methods.texture import texture_from_photo
 
-        return texture_from_photo(image, geometry, self.model, self.config.appearance)
+        return texture_from_photo(image, geometry, self.device_model, self.config.appearance)
 
     def read_landmarks(
         self, landmarks: Landmarks | ArrayLike | str | Path, image: Rgb
@@ -203,7 +206,7 @@ class Pipeline:
         """The face detector."""
         from lifemask.faces.detect import load_detector
 
-        return self._given[0] or load_detector(DetectorConfig(threads=self.config.threads))
+        return load_detector(DetectorConfig(threads=self.config.threads))
 
     @cached_property
     def landmarker(self) -> Landmarker:
@@ -211,14 +214,20 @@ class Pipeline:
         from lifemask.faces.landmarker import load_landmarker
 
         config = self.config
-        return self._given[1] or load_landmarker(config.weights, threads=config.threads)
+        return load_landmarker(config.weights, threads=config.threads)
 
     @cached_property
     def model(self) -> FaceModel:
-        """The face model, on the pipeline's device."""
+        """The face model, on the CPU."""
         from lifemask.facemodel import load_face_model
 
-        return (self._given[2] or load_face_model()).to(self.config.device)
+        return load_face_model()
+
+    @cached_property
+    def device_model(self) -> FaceModel:
+        """The face model on the pipeline's device."""
+        device = self.config.device
+        return self.model if device == "cpu" else deepcopy(self.model).to(device)
 
 
 def reconstruct(
@@ -277,6 +286,23 @@ def landmark_square(landmarks: Landmarks) -> Box:
     count = 68 if landmarks.convention == "lifemask392" else len(landmarks.points)
     (u, v), side = square_box(landmarks.points[:count])
     return (u - side / 2, v - side / 2, u + side / 2, v + side / 2)
+
+
+def moved(value: _Stage, device: str) -> _Stage:
+    """A stage's result (a frozen dataclass, or None) with its tensors on a device."""
+    return _moved(value, torch.device(device))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: _moved(item, device) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)}
+        )
+    return value
 
 
 @lru_cache(maxsize=4)

@@ -151,10 +151,12 @@ def _named(job: PhotoJob, run):
 @contextmanager
 def _progress(jobs: Sequence[PhotoJob]) -> Iterator[Iterator[PhotoJob]]:
     """The jobs, with a bar on the terminal when there are several."""
-    if len(jobs) < 2:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if len(jobs) < 2 or not console.is_terminal:
         yield iter(jobs)
         return
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -164,5 +166,5 @@ def _progress(jobs: Sequence[PhotoJob]) -> Iterator[Iterator[PhotoJob]]:
     )
 
     columns = (TextColumn("photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         yield iter(progress.track(jobs))

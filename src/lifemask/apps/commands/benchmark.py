@@ -33,7 +33,8 @@ def predict(
 
     from lifemask.evaluation.predict import predict as run
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(dataset)
         path = run(
             dataset,

@@ -1,0 +1,195 @@
+"""The command line: what it prints, writes and returns."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fake_stages import EggLandmarker, one_face, textures
+from lifemask.apps.cli import main
+from lifemask.graphics.lighting import studio_light
+from lifemask.pipeline import Pipeline
+from lifemask.types import Appearance
+
+
+class FakePipeline(Pipeline):
+    """A pipeline that sees an egg in the middle of every photo."""
+
+    def __init__(self, config):
+        landmarker = EggLandmarker()
+        super().__init__(config, detector=one_face, landmarker=landmarker, model=landmarker.model)
+
+    def refine(self, image, geometry, landmarks):
+        return geometry
+
+    def dress(self, image, geometry):
+        skin, cap = textures()
+        light = studio_light("soft")
+        return (
+            None if self.config.texture == "none" else Appearance(skin, light, None, {"cap": cap})
+        )
+
+
+@pytest.fixture
+def eggs(monkeypatch):
+    """The fake pipeline in place of the real one."""
+    monkeypatch.setattr("lifemask.pipeline.Pipeline", FakePipeline)
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    path = tmp_path / "portrait.png"
+    Image.fromarray(np.full((160, 200, 3), 90, np.uint8)).save(path)
+    return path
+
+
+def run(*arguments: str | Path) -> int:
+    """Exit status of a command."""
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_reconstruct_writes_a_folder_per_photo(eggs, photo, tmp_path, capsys):
+    assert run("reconstruct", photo, "-o", tmp_path / "out") == 0
+    names = {p.name for p in (tmp_path / "out" / "portrait").iterdir()}
+    assert {"head.glb", "head.obj", "head.mtl", "params.json", "preview.png"} <= names
+    out = capsys.readouterr().out
+    assert "portrait.png: 1 head in" in out and "open (usable for anything)" in out
+    record = json.loads((tmp_path / "out" / "portrait" / "params.json").read_text())
+    assert record["photo"] == "portrait.png" and record["image_size"] == [200, 160]
+
+
+def test_options_reach_the_pipeline(eggs, photo, tmp_path, capsys):
+    options = "--weights research --camera pinhole --texture none --formats ply,json --faces all"
+    assert run("reconstruct", photo, "-o", tmp_path, *options.split(), "--no-refine") == 0
+    folder = tmp_path / "portrait"
+    assert {p.name for p in folder.iterdir()} == {"head-1.ply", "params.json"}
+    record = json.loads((folder / "params.json").read_text())
+    assert record["weights"] == "research" and record["faces"][0]["camera"]["model"] == "pinhole"
+    assert record["faces"][0]["light_sh"] is None
+    assert "research use only" in capsys.readouterr().out
+
+
+def test_sample(eggs, tmp_path):
+    assert run("reconstruct", "--sample", "-o", tmp_path, "--formats", "json") == 0
+    record = json.loads((tmp_path / "astronaut" / "params.json").read_text())
+    assert record["image_size"] == [512, 512]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "no photo given"),
+        (("--weights", "best"), "unknown weights 'best'; valid: open, research"),
+        (("--formats", "stl"), "unknown format 'stl'"),
+        (("--camera", "fisheye"), "unknown camera"),
+        (("--device", "abacus"), "unknown device"),
+        (("--faces", "some"), "unknown faces"),
+        (("--method", "magic"), "unknown method"),
+        (("--texture", "paint"), "unknown texture"),
+    ],
+)
+def test_wrong_options_are_one_line_and_status_2(eggs, photo, tmp_path, capsys, options, message):
+    arguments = [photo, *options] if options else []
+    assert run("reconstruct", *arguments, "-o", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_bad_photo_does_not_stop_the_others(eggs, photo, tmp_path, capsys):
+    bad = tmp_path / "broken.jpg"
+    bad.write_bytes(b"no image")
+    assert run("reconstruct", bad, photo, "-o", tmp_path / "out", "--formats", "json") == 2
+    captured = capsys.readouterr()
+    assert "broken.jpg is not an image" in captured.err
+    assert "1 of 2 photos failed" in captured.err
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["portrait"]
+
+
+def test_overwrite(eggs, photo, tmp_path, capsys):
+    arguments = ("reconstruct", photo, "-o", tmp_path / "out", "--formats", "json")
+    assert run(*arguments) == 0 and run(*arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert run(*arguments, "--overwrite") == 0
+
+
+def test_fit_takes_landmarks(eggs, photo, tmp_path):
+    points = EggLandmarker((0, -15, 0))(np.zeros((160, 200, 3)), (40, 20, 160, 140)).points[:, :2]
+    (tmp_path / "points.json").write_text(json.dumps(points.tolist()))
+    np.savez(tmp_path / "points.npz", points=points.numpy())
+    for i, name in enumerate(("points.json", "points.npz")):
+        out = tmp_path / f"out{i}"
+        arguments = ("fit", photo, "--landmarks", tmp_path / name, "-o", out, "--formats", "json")
+        assert run(*arguments) == 0
+        record = json.loads((out / "portrait" / "params.json").read_text())
+        found = np.asarray(record["faces"][0]["landmarks68_px"])
+        assert np.abs(found - points.numpy()).mean() < 3
+
+
+def test_assets_commands(capsys):
+    assert run("assets", "list") == 0
+    assert "centerface" in capsys.readouterr().out
+    assert run("assets", "list", "--markdown") == 0
+    assert capsys.readouterr().out.startswith("# Assets\n")
+    assert run("assets", "fetch") == 0
+    assert "ICT-FaceKit" in capsys.readouterr().out
+    assert run("assets", "verify") == 0
+    assert "centerface.onnx" in capsys.readouterr().out
+
+
+def test_assets_verify_tells_what_is_damaged(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LIFEMASK_WEIGHTS", str(tmp_path))
+    (tmp_path / "net.safetensors").write_bytes(b"weights")
+    (tmp_path / "net.json").write_text(json.dumps({"sha256": "0" * 64}))
+    assert run("assets", "verify") == 2
+    captured = capsys.readouterr()
+    assert "damaged" in captured.out and "1 asset files" in captured.err
+
+
+def test_score_and_predict_refuse_what_is_not_there(tmp_path, capsys):
+    arguments = ("--data", tmp_path, "--predictions", tmp_path / "p.npz")
+    assert run("score", "aflw2000", *arguments) == 2
+    assert run("score", "mugshots", *arguments) == 2
+    assert run("predict", "aflw2000", "--data", tmp_path, "-o", tmp_path / "p.npz") == 2
+    assert run("predict", "aflw2000", "--data", tmp_path, "-o", tmp_path / "p.csv") == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 4 and all(line.startswith("error: ") for line in errors)
+
+
+def test_help_and_version(capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    for command in ("reconstruct", "fit", "assets", "predict", "score", "train"):
+        assert command in text
+        assert run(command, "--help") == 0
+    assert run("--version") == 0
+
+
+def test_help_and_import_load_nothing_heavy():
+    heavy = ["torch", "numba", "onnxruntime", "PIL", "skimage", "scipy", "numpy"]
+    code = (
+        f"import sys, lifemask, lifemask.apps.cli; print([m for m in {heavy} if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_public_names():
+    import lifemask
+
+    for name in lifemask.__all__:
+        if name != "load_landmarker":
+            assert getattr(lifemask, name) is not None
+    assert set(lifemask.__all__) <= set(dir(lifemask))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = lifemask.nothing
