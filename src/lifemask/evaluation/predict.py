@@ -16,6 +16,7 @@ from lifemask.assets import UserError
 from lifemask.data.aflw2000 import Aflw2000
 from lifemask.evaluation.predictions import Predictions, load_predictions, save_predictions
 from lifemask.evaluation.score import load_entry, lookup
+from lifemask.types import Face, Landmarks
 
 DATASETS = {"aflw2000": "lifemask.data.aflw2000:load_aflw2000"}
 """Data-set name to its loader, as an import string."""
@@ -26,8 +27,11 @@ SCORED_SET = "ibug68-3d-bfm"
 BoxSource = Literal["official", "detector"]
 MethodName = Literal["landmarker", "fit"]
 Box = tuple[float, float, float, float]
-System = Callable[[ndarray, Box], tuple[ndarray, ndarray]]
-"""Photo (H, W, 3) uint8 and box to landmarks (68, 3) in photo px and pose (3,) in degrees."""
+System = Callable[[ndarray, Face | Box], tuple[ndarray, ndarray]]
+"""Photo (H, W, 3) uint8 and the face to landmarks (68, 3) in photo px and pose (3,) in degrees.
+
+The face is the benchmark's square crop as a box, or what our detector found.
+"""
 
 _MIN_OVERLAP = 0.3
 _SAVE_EVERY = 50  # photos
@@ -75,9 +79,9 @@ def predict(
     meta = {"dataset": dataset, "box": box} | (_own_meta(method, weights) if system is None else {})
     state = _resumed(partial, photos, meta) if resume else _empty(meta)
     run = system or load_system(method, weights, threads)
-    boxes = _box_source(photos, box)
+    faces = _face_source(photos, box)
     for index in range(len(state.names), len(photos)):
-        state = _appended(state, photos.names[index], _one(run, photos, boxes, index))
+        state = _appended(state, photos.names[index], _one(run, photos, faces, index))
         if (index + 1) % _SAVE_EVERY == 0:
             save_predictions(partial, state)
         if progress:
@@ -105,6 +109,7 @@ def load_system(
     from lifemask.graphics.camera import euler_deg_from_rotation, project
     from lifemask.graphics.pose import procrustes_camera
     from lifemask.methods.fitting import fit_landmarks
+    from lifemask.pipeline import landmark_square
 
     if method not in ("landmarker", "fit"):
         raise UserError(f"unknown method {method!r}; valid: fit, landmarker")
@@ -112,8 +117,14 @@ def load_system(
     model = load_face_model()
     neutral = model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
 
-    def run_landmarker(image: ndarray, box: Box) -> tuple[ndarray, ndarray]:
-        landmarks = landmarker(image, box)
+    def find_landmarks(image: ndarray, face: Face | Box) -> Landmarks:
+        landmarks = landmarker(image, face)
+        if isinstance(face, Face):  # as in the pipeline: again, in the square around the points
+            landmarks = landmarker(image, landmark_square(landmarks))
+        return landmarks
+
+    def run_landmarker(image: ndarray, face: Face | Box) -> tuple[ndarray, ndarray]:
+        landmarks = find_landmarks(image, face)
         mean_head = model.landmarks(neutral, landmarks.convention)
         camera = procrustes_camera(mean_head, landmarks.points, landmarks.sigma_px**-2)
         return (
@@ -121,9 +132,9 @@ def load_system(
             euler_deg_from_rotation(camera.rotation).numpy(),
         )
 
-    def run_fit(image: ndarray, box: Box) -> tuple[ndarray, ndarray]:
+    def run_fit(image: ndarray, face: Face | Box) -> tuple[ndarray, ndarray]:
         height, width = image.shape[:2]
-        geometry = fit_landmarks(landmarker(image, box), model, image_size=(width, height))
+        geometry = fit_landmarks(find_landmarks(image, face), model, image_size=(width, height))
         points = project(model.landmarks(geometry.vertices_mm, SCORED_SET), geometry.camera)
         return points.numpy(), euler_deg_from_rotation(geometry.camera.rotation).numpy()
 
@@ -146,8 +157,10 @@ def best_overlap(boxes: Float[ndarray, "n 4"], box: Float[ndarray, "4"]) -> tupl
     return int(overlap.argmax()), float(overlap.max())
 
 
-def _box_source(photos: Aflw2000, source: BoxSource) -> Callable[[ndarray, int], Box | None]:
-    """Function from photo and index to the box that the landmarker gets, None for a miss."""
+def _face_source(
+    photos: Aflw2000, source: BoxSource
+) -> Callable[[ndarray, int], Face | Box | None]:
+    """Function from photo and index to the face that the landmarker gets, None for a miss."""
 
     def official(image: ndarray, index: int) -> Box | None:
         return tuple(float(edge) for edge in photos.boxes[index])  # pyright: ignore[reportReturnType]
@@ -160,23 +173,23 @@ def _box_source(photos: Aflw2000, source: BoxSource) -> Callable[[ndarray, int],
 
     detector = load_detector()
 
-    def detected(image: UInt8[ndarray, "h w 3"], index: int) -> Box | None:
+    def detected(image: UInt8[ndarray, "h w 3"], index: int) -> Face | None:
         faces = detector(image)
         truth = photos.landmarks68[index, :, :2]
         true_box = np.concatenate([truth.min(axis=0), truth.max(axis=0)])
         found = np.array([face.box for face in faces], dtype=np.float64).reshape(-1, 4)
         best, overlap = best_overlap(found, true_box)
-        return faces[best].box if overlap >= _MIN_OVERLAP else None
+        return faces[best] if overlap >= _MIN_OVERLAP else None
 
     return detected
 
 
-def _one(run: System, photos: Aflw2000, boxes: Any, index: int) -> tuple[ndarray, ndarray] | None:
+def _one(run: System, photos: Aflw2000, faces: Any, index: int) -> tuple[ndarray, ndarray] | None:
     from lifemask.faces.image import load_image
 
     image = load_image(photos.image_paths[index])
-    box = boxes(image, index)
-    return None if box is None else run(image, box)
+    face = faces(image, index)
+    return None if face is None else run(image, face)
 
 
 def _own_meta(method: str, weights: str) -> dict[str, str]:
