@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 TEXTURE_HEIGHT = 448
 """Rows of a skin texture; its width follows from the layout's aspect."""
+GUM_V = 0.33
+"""The teeth part keeps its gums below this v in its own UV square."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ def create_rig(model: FaceModel) -> HeadRig:
     outer = (mean_mm[faces][..., 1].mean(1) < lm68[8, 1] + 5) | (occlusion[faces].max(1) > 0.25)
     material = _materials(topology.face_part.numpy(), topology.part_names, island, outer)
     corners = uvs[faces_uv]
+    gums = (material == kernels.TEETH) & (corners[..., 1].max(1) < GUM_V)
+    material[gums] = kernels.MOUTH
+    occlusion = _open_mouth(occlusion, faces, material, topology.face_part.numpy())
     box, shape = _layout(corners[material == kernels.SKIN])
     face_uv = _texel_corners(corners, box, shape)
     eye_vertices, directions = _eye_directions(mean_mm, faces, material)
@@ -125,6 +130,19 @@ def _materials(face_part, part_names, island, outer) -> NDArray[np.uint8]:
         elif "teeth" in name:
             material[face_part == index] = kernels.TEETH
     return material
+
+
+def _open_mouth(occlusion, faces, material, face_part) -> NDArray[np.float32]:
+    """Ambient visibility with teeth, gums and tongue as an open mouth shows them.
+
+    The mean head's mouth is closed, so all inside would be black; closed lips hide it anyway.
+    """
+    out = occlusion.copy()
+    inner = np.unique(faces[(material == kernels.MOUTH) & (face_part > 0)])
+    out[inner] = np.maximum(out[inner], 0.3)
+    tooth = np.unique(faces[material == kernels.TEETH])
+    out[tooth] = np.maximum(out[tooth], 0.5)
+    return out
 
 
 def _layout(corners) -> tuple[tuple[float, float, float, float], tuple[int, int]]:

@@ -261,6 +261,21 @@ def _replace(path: Path, write) -> None:
     temporary.replace(path)
 
 
+def model_fingerprint(model: FaceModel) -> str:
+    """Hash of a face model's response to fixed coefficients: changes when its shapes do."""
+    import hashlib
+
+    import torch
+
+    with torch.no_grad():
+        identity = torch.linspace(-1, 1, model.identity_size)
+        expression = torch.linspace(0, 0.5, len(model.expression_names))
+        vertices = model(identity, expression)
+        points = model.landmarks(vertices, CONVENTION)
+    rounded = (torch.cat([vertices, points]) * 100).round().to(torch.int32).numpy()
+    return hashlib.sha1(rounded.tobytes()).hexdigest()[:12]
+
+
 def write_header(config: SyntheticConfig, folder: Path, model: FaceModel, count: int) -> None:
     """Write `header.json`: settings, conventions and the list of complete shards."""
     names = sorted(p.stem.removeprefix("labels-") for p in folder.glob("labels-*.npz"))
@@ -275,6 +290,7 @@ def write_header(config: SyntheticConfig, folder: Path, model: FaceModel, count:
         "nominal_side_px": config.nominal_side_px,
         "convention": CONVENTION,
         "face_model": model.name,
+        "face_model_sha1": model_fingerprint(model),
         "identity_size": model.identity_size,
         "expression_names": list(model.expression_names),
         "count_planned": count,
@@ -321,8 +337,9 @@ def _check_same_run(config: SyntheticConfig, folder: Path, model: FaceModel) -> 
         "version": FORMAT_VERSION, "family": config.family, "seed": config.seed,
         "image_size": config.size, "expand": config.expand, "shard_size": config.shard_size,
         "bank_size": config.bank_size, "face_model": model.name,
+        "face_model_sha1": model_fingerprint(model),
     }  # fmt: skip
-    wrong = {k: (old.get(k), v) for k, v in new.items() if old.get(k) != v}
+    wrong = {k: (old[k], v) for k, v in new.items() if k in old and old[k] != v}
     if wrong:
         raise ValueError(f"{folder} holds another run (stored, wanted): {wrong}; use a new folder")
 
