@@ -41,6 +41,18 @@ def test_reading_zero_based_output_as_one_based_costs_what_the_shift_costs():
     assert metrics.nme_percent(truth - 1, truth, truth)[0] == pytest.approx(100 * 2**0.5 / 80)
 
 
+def test_equals_a_naive_twin():
+    truth, guess = faces(3, seed=4), faces(3, seed=5)
+    for i, value in enumerate(metrics.nme_percent(guess, truth, truth)):
+        left, right = min(p[0] for p in truth[i]), max(p[0] for p in truth[i])
+        top, bottom = min(p[1] for p in truth[i]), max(p[1] for p in truth[i])
+        side = ((right - left) * (bottom - top)) ** 0.5
+        total = 0.0
+        for p, g in zip(guess[i], truth[i], strict=True):
+            total += ((p[0] - g[0]) ** 2 + (p[1] - g[1]) ** 2) ** 0.5
+        assert value == pytest.approx(100 * total / 68 / side)
+
+
 def test_depth_is_ignored_in_2d_and_its_origin_in_3d():
     truth = faces()
     nearer = truth + [0, 0, 12.0]
