@@ -70,32 +70,63 @@ def triangulate(polygons: np.ndarray) -> np.ndarray:
     return np.array(rows)
 
 
-def fit_sphere(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """Centre (3,) and radius of the least-squares sphere through points (n, 3)."""
-    design = np.concatenate([2 * points, np.ones((len(points), 1))], 1)
-    solution = np.linalg.lstsq(design, (points**2).sum(1), rcond=None)[0]
-    centre = solution[:3]
-    return centre, float(np.sqrt(solution[3] + centre @ centre))
+# Radius of the eyeball over the angle from its axis: ICT's outer shell less 0.25 mm, so that the
+# lids lie on it. The back is a sphere of 15.0 mm; the front carries the cornea.
+PROFILE_DEG = np.array([0.0, 10.0, 17.0, 24.0, 32.0, 42.0, 55.0, 70.0, 180.0])
+PROFILE_MM = np.array([16.75, 16.6, 16.3, 15.75, 15.45, 15.3, 15.15, 15.0, 15.0])
+CENTRE_MM = np.array([31.2, 36.1, 78.9])  # the left eye's centre in ICT's mean
 
 
-def sclera(points: np.ndarray) -> np.ndarray:
-    """The points of an ICT eyeball behind its cornea: True where they lie on the main sphere."""
-    keep = points[:, 2] < points[:, 2].max() - 6.0
-    for _ in range(5):
-        centre, radius = fit_sphere(points[keep])
-        keep = np.abs(np.linalg.norm(points - centre, axis=1) - radius) < 0.25
-    return keep
+def profile_mm(offsets: np.ndarray, axis: np.ndarray | None = None) -> np.ndarray:
+    """Radius (n,) of an eyeball in the direction of offsets (n, 3) from its centre.
+
+    Args:
+        offsets: (n, 3), any length.
+        axis: (3,) unit gaze; straight ahead (+z) when None.
+    """
+    forward = np.array([0.0, 0.0, 1.0]) if axis is None else axis
+    cosine = offsets @ forward / np.maximum(np.linalg.norm(offsets, axis=1), 1e-9)
+    angle = np.rad2deg(np.arccos(np.clip(cosine, -1.0, 1.0)))
+    return np.interp(angle, PROFILE_DEG, PROFILE_MM)
 
 
-def translation_and_scale(offsets: np.ndarray, deltas: np.ndarray) -> np.ndarray:
-    """Least squares of deltas (n, 3) = t + s * offsets (n, 3): (4,) = (t, s)."""
-    mean = offsets.mean(0)
-    centred = offsets - mean
+def ball_motion(ict_offsets: np.ndarray, deltas: np.ndarray) -> np.ndarray:
+    """Least squares of an ICT eyeball's deltas (n, 3) = t + s * offsets (n, 3): (4,) = (t, s)."""
+    mean = ict_offsets.mean(0)
+    centred = ict_offsets - mean
     s = float((centred * (deltas - deltas.mean(0))).sum() / (centred**2).sum())
     return np.concatenate([deltas.mean(0) - s * mean, [s]])
 
 
-def rotation_between(offsets: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    """Kabsch: the rotation (3, 3) that best maps offsets (n, 3) from a centre onto moved."""
-    u, _, vt = np.linalg.svd(moved.T @ offsets)
-    return (u * np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])) @ vt
+def lid_motion(
+    offsets: np.ndarray, deltas: np.ndarray, prior: np.ndarray, trust: float = 0.15
+) -> np.ndarray:
+    """Translation and scale (4,) of a ball that keeps the lids' clearance to first order.
+
+    Solves `n . (t + s o) = n . delta` over lid vertices with offsets o and n = o / |o|, pulled to
+    the motion of ICT's own eyeball (`prior`) by `trust`.
+    """
+    normal = offsets / np.linalg.norm(offsets, axis=1, keepdims=True)
+    rows = np.concatenate([normal, np.linalg.norm(offsets, axis=1)[:, None]], 1)
+    units = np.array([1.0, 1.0, 1.0, 15.0]) * trust * np.sqrt(len(rows))
+    right = (normal * deltas).sum(1)
+    system = np.concatenate([rows, np.diag(units)])
+    return np.linalg.lstsq(system, np.concatenate([right, units * prior]), rcond=None)[0]
+
+
+def gaze_rotation(name: str, sign: float) -> np.ndarray | None:
+    """Rotation (3, 3) of an eyeball for an eyeLook shape at activation 1, or None.
+
+    Args:
+        name: ARKit name.
+        sign: +1 for the subject's left eye (x > 0), -1 for the right.
+    """
+    if not name.startswith("eyeLook") or name.endswith("Left") != (sign > 0):
+        return None
+    kind = name.removeprefix("eyeLook").removesuffix("Left").removesuffix("Right")
+    pitch = {"Up": -25.0, "Down": 27.0}.get(kind, 0.0)
+    yaw = {"Out": 32.0 * sign, "In": -32.0 * sign}.get(kind, 0.0)
+    a, b = np.deg2rad(pitch), np.deg2rad(yaw)
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    return about_y @ about_x

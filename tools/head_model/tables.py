@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from lifemask.facemodel.landmarks import LANDMARK_SETS
+from head_model import carry, eyes
+from head_model.dense import DENSE_VERTEX_IDS
+from lifemask.facemodel.landmarks import AFLW21_FROM_68, LANDMARK_SETS
 
 Embedding = tuple[np.ndarray, np.ndarray]
 
@@ -83,3 +85,89 @@ def at_vertices(ids: np.ndarray) -> Embedding:
 def flip_of(name: str) -> np.ndarray:
     """The flip table of a landmark set as an array."""
     return np.array(LANDMARK_SETS[name].flip)
+
+
+def all_embeddings(
+    points: np.ndarray,
+    faces: np.ndarray,
+    mirror: np.ndarray,
+    masks: dict[str, np.ndarray],
+    table: dict[str, np.ndarray],
+    spans: dict[str, tuple[int, int]],
+) -> dict[str, Embedding]:
+    """The embeddings of all landmark sets on the model (see `LANDMARK_SETS`)."""
+    out: dict[str, Embedding] = {}
+
+    def symmetric(name: str, pair: Embedding) -> Embedding:
+        return symmetrise(points, faces, mirror, pair, flip_of(name)[: len(pair[0])])
+
+    for name, key in (("ict68", "lm68"), ("ibug68-3d-bfm", "lm68_300wlp")):
+        out[name] = symmetric(name, (table[f"{key}_tri"], table[f"{key}_bary"]))
+    mesh = symmetric("mediapipe478", (table["mp468_tri"], table["mp468_bary"]))
+    out["mediapipe478"] = join(mesh, at_vertices(_iris_vertices(spans)))
+    dense = at_vertices(np.array(DENSE_VERTEX_IDS))
+    out["lifemask392"] = join(join(out["ict68"], out["ibug68-3d-bfm"]), dense)
+    mean68 = evaluate(points, out["ict68"])
+    wanted = np.stack([mean68[list(row)].mean(0) for row in AFLW21_FROM_68])
+    own = faces[masks["face"][faces].all(1)]
+    out["aflw21"] = symmetric("aflw21", _closest(points, own, wanted))
+    return out
+
+
+def join(first: Embedding, second: Embedding) -> Embedding:
+    """Two embeddings, one after the other."""
+    return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
+
+
+def _iris_vertices(spans: dict[str, tuple[int, int]]) -> np.ndarray:
+    """MediaPipe's ten iris points, image-left eye first: centre, right, top, left, bottom.
+
+    The right eyeball is the left one mirrored, so its ring starts at image left.
+    """
+    quarter = eyes.SEGMENTS // 4
+    rim = 1 + eyes.LIMBUS_RING * eyes.SEGMENTS
+    right, left = spans["eye_right"][0], spans["eye_left"][0]
+    first = [0, rim + 2 * quarter, rim + quarter, rim, rim + 3 * quarter]
+    second = [0, rim, rim + quarter, rim + 2 * quarter, rim + 3 * quarter]
+    return np.array([right + i for i in first] + [left + i for i in second])
+
+
+def _closest(points: np.ndarray, faces: np.ndarray, wanted: np.ndarray) -> Embedding:
+    """The surface points nearest to the wanted ones (n, 3)."""
+    import igl
+
+    _, face, nearest = igl.point_mesh_squared_distance(wanted, points, faces.astype(np.int64))
+    corners = [points[faces[face, i]] for i in range(3)]
+    return faces[face], igl.barycentric_coordinates(nearest, *corners)
+
+
+def contour_lines(
+    points: np.ndarray, faces: np.ndarray, mirror: np.ndarray, inner: np.ndarray, outer: np.ndarray
+) -> np.ndarray:
+    """Vertex lines (17, 16) on which the jaw landmarks slide, from behind to the cheek.
+
+    Each line is the shortest edge path from the vertex nearest the outer jaw landmark, pushed back
+    by as much as the outer one lies behind the inner one, to the vertex nearest the inner landmark
+    moved 35 % towards the middle of the face; image right mirrors image left.
+    """
+    from scipy.sparse.csgraph import dijkstra
+
+    graph = carry.edge_weights(points, faces)
+    graph.data = 1.0 / graph.data
+    middle = np.array([0.0, -15.0, 95.0])
+    lines = np.zeros((17, 16), int)
+    for k in range(9):
+        start = int(
+            np.linalg.norm(points - (outer[k] + 0.4 * (outer[k] - inner[k])), axis=1).argmin()
+        )
+        stop = int(
+            np.linalg.norm(points - (inner[k] + 0.35 * (middle - inner[k])), axis=1).argmin()
+        )
+        _, previous = dijkstra(graph, indices=stop, return_predecessors=True)
+        path = [start]
+        while path[-1] != stop:
+            path.append(int(previous[path[-1]]))
+        pick = np.linspace(0, len(path) - 1, 16).round().astype(int)
+        lines[k] = np.array(path)[pick]
+    lines[9:] = mirror[lines[7::-1]]
+    return lines

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from lifemask.facemodel.base import FaceModel, LandmarkEmbedding, Topology
 
+GAIN_RANGE = (0.5, 1.9)
+SPARSE_FLOOR_MM = 0.004  # smaller expression deltas are not stored
+
 
 @dataclass(frozen=True)
 class JawContour:
@@ -42,11 +45,15 @@ class LinearFaceModel(FaceModel):
         landmark_embeddings: by set name.
         contour: lines for sliding jaw landmarks, or None.
         antisymmetric: (i,) True for modes that a mirrored head takes with the opposite sign.
+        expression_gain: (e, i) how identity scales an expression: its activation is multiplied by
+            `clip(1 + gain . a, 0.5, 1.9)`, so that a blink closes large eyes and does not
+            overshoot on small ones. None = all zeros, a strictly linear model.
     """
 
     mean: Tensor
     identity_basis: Tensor
     expression_basis: Tensor
+    expression_gain: Tensor
 
     def __init__(
         self,
@@ -59,6 +66,7 @@ class LinearFaceModel(FaceModel):
         landmark_embeddings: Mapping[str, LandmarkEmbedding],
         contour: JawContour | None = None,
         antisymmetric: Tensor | None = None,
+        expression_gain: Float[Tensor, "e i"] | None = None,
     ):
         super().__init__()
         if len(expression_names) != len(expression):
@@ -73,6 +81,9 @@ class LinearFaceModel(FaceModel):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("identity_basis", identity, persistent=False)
         self.register_buffer("expression_basis", expression, persistent=False)
+        gain = mean.new_zeros(len(expression), len(identity))
+        gain = gain if expression_gain is None else expression_gain
+        self.register_buffer("expression_gain", gain, persistent=False)
 
     def forward(
         self, identity: Float[Tensor, "*b i"], expression: Float[Tensor, "*b e"]
@@ -82,12 +93,15 @@ class LinearFaceModel(FaceModel):
         Raises:
             ValueError: a coefficient vector is longer than the model's basis.
         """
-        shape = (
-            self.mean.flatten()
-            + _combine(identity, self.identity_basis, "identity")
-            + _combine(expression, self.expression_basis, "expression")
-        )
+        shape = self.mean.flatten() + _combine(identity, self.identity_basis, "identity")
+        active = expression * self.gains(identity)[..., : expression.shape[-1]]
+        shape = shape + _combine(active, self.expression_basis, "expression")
         return shape.unflatten(-1, (-1, 3))
+
+    def gains(self, identity: Float[Tensor, "*b i"]) -> Float[Tensor, "*b e"]:
+        """The factor in [0.5, 1.9] by which an identity scales each expression."""
+        gain = self.expression_gain[:, : identity.shape[-1]].to(identity)
+        return (1.0 + identity @ gain.T).clamp(*GAIN_RANGE)
 
 
 def _combine(coefficients: Tensor, basis: Tensor, what: str) -> Tensor:
@@ -128,13 +142,35 @@ def load_linear_model(path: Path, name: str) -> LinearFaceModel:
         name=name,
         mean=tensors["mean"].float(),
         identity=tensors["identity"].float(),
-        expression=tensors["expression"].float(),
+        expression=_dense(tensors),
         expression_names=tuple(names["expressions"]),
         topology=_topology(tensors, names),
         landmark_embeddings=embeddings,
         contour=contour,
         antisymmetric=tensors["antisymmetric"].bool() if "antisymmetric" in tensors else None,
+        expression_gain=tensors["expression_gain"].float()
+        if "expression_gain" in tensors
+        else None,
     )
+
+
+def _dense(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Expression shapes (e, v, 3) from their stored entries."""
+    counts = tensors["expression.count"].long()
+    out = torch.zeros(len(counts), len(tensors["mean"]), 3)
+    rows = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    out[rows, tensors["expression.vertex"].long()] = tensors["expression.delta"].float()
+    return out
+
+
+def _sparse(expression: Tensor) -> dict[str, Tensor]:
+    """The entries of expression shapes (e, v, 3) that are not negligible, as fp16."""
+    rows, vertices = (expression.norm(dim=-1) > SPARSE_FLOOR_MM).nonzero(as_tuple=True)
+    return {
+        "expression.count": torch.bincount(rows, minlength=len(expression)).int(),
+        "expression.vertex": vertices.to(torch.int16),
+        "expression.delta": expression[rows, vertices].half(),
+    }
 
 
 def _topology(tensors: Mapping[str, Tensor], names: Mapping[str, list[str]]) -> Topology:
@@ -152,32 +188,33 @@ def _topology(tensors: Mapping[str, Tensor], names: Mapping[str, list[str]]) -> 
 
 
 def pack_linear_model(model: LinearFaceModel, path: Path) -> None:
-    """Writes a linear model: fp16 bases, float32 mean and UVs, int32 tables, uint8 masks."""
+    """Writes a linear model of under 32,768 vertices: fp16 bases, sparse expressions."""
     from safetensors.torch import save_file
 
     topology = model.topology
     tensors = {
         "mean": model.mean.float(),
         "identity": model.identity_basis.half(),
-        "expression": model.expression_basis.half(),
-        "faces": topology.faces.int(),
+        **_sparse(model.expression_basis),
+        "expression_gain": model.expression_gain.float(),
+        "faces": topology.faces.to(torch.int16),
         "uvs": topology.uvs.float(),
-        "faces_uv": topology.faces_uv.int(),
+        "faces_uv": topology.faces_uv.to(torch.int16),
         "face_part": topology.face_part.to(torch.uint8),
-        "mirror": topology.mirror.int(),
+        "mirror": topology.mirror.to(torch.int16),
         "regions": torch.stack(list(topology.regions.values())).to(torch.uint8),
     }
     if topology.polygons is not None:
-        tensors["polygons"] = topology.polygons.int()
+        tensors["polygons"] = topology.polygons.to(torch.int16)
     if model.antisymmetric is not None:
         tensors["antisymmetric"] = model.antisymmetric.to(torch.uint8)
     if model.contour is not None:
-        tensors["contour.lines"] = model.contour.lines.int()
+        tensors["contour.lines"] = model.contour.lines.to(torch.int16)
         tensors["contour.landmark_ids"] = model.contour.landmark_ids.int()
     for name, entry in model.landmark_embeddings.items():
-        tensors[f"landmarks.{name}.vertex_ids"] = entry.vertex_ids.int()
+        tensors[f"landmarks.{name}.vertex_ids"] = entry.vertex_ids.to(torch.int16)
         tensors[f"landmarks.{name}.barycentric"] = entry.barycentric.float()
-        tensors[f"landmarks.{name}.mirror"] = entry.mirror.int()
+        tensors[f"landmarks.{name}.mirror"] = entry.mirror.to(torch.int16)
     names = {
         "expressions": list(model.expression_names),
         "parts": list(topology.part_names),
