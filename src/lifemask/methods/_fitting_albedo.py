@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import weakref
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lifemask.assets import weights_path
 from lifemask.facemodel.base import FaceModel
 from lifemask.methods._fitting_surface import vertex_basis
 
-# Linear RGB of average skin and its main directions of variation (luminance by melanin, redness by
-# blood), from the 20 CC0 MakeHuman skins; used where no prior over the surface is given.
-_SKIN_MEAN = (0.436, 0.233, 0.160)
-_SKIN_MODES = ((0.21, 0.15, 0.12), (0.035, -0.02, -0.02), (0.03, 0.01, -0.02))
+# Linear RGB of average skin and its tone, from the 20 CC0 MakeHuman skins, and two tints (redder,
+# yellower); used where no prior over the surface is given.
+_SKIN_MEAN = (0.456, 0.226, 0.143)
+_SKIN_MODES = ((0.237, 0.135, 0.090), (0.035, -0.02, -0.02), (0.02, 0.01, -0.02))
 _BUMPS, _BUMP_WIDTH_MM = 40, 18.0
 _BRIGHT_SIGMA, _RED_SIGMA = 0.08, 0.05  # of the mean colour, per bump
+
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,39 @@ class AlbedoModel:
         return (self.mean + self.basis @ coefficients).clamp(0.01, 1)
 
 
+_CACHE: weakref.WeakKeyDictionary[FaceModel, AlbedoModel] = weakref.WeakKeyDictionary()
+
+
 def skin_albedo(model: FaceModel) -> AlbedoModel:
-    """Uniform skin of unknown tone plus smooth fields: needs no data, fits every face model."""
-    position = vertex_basis(model).mean
-    mean = position.new_tensor(_SKIN_MEAN).expand(len(position), 3)
-    modes = position.new_tensor(_SKIN_MODES).T.expand(len(position), 3, 3)
-    return with_smooth_fields(AlbedoModel(mean, modes), model)
+    """Skin of the model with smooth fields; kept until the model is freed.
+
+    The head model of lifemask has a prior from CC0 skins (`weights/skin_albedo`); any other model
+    gets uniform skin of unknown tone.
+
+    Raises:
+        AssetError: the prior's file is missing or damaged.
+    """
+    if model not in _CACHE:
+        known = model.name == "lifemask"
+        _CACHE[model] = with_smooth_fields(_load(model) if known else _uniform(model), model)
+    return _CACHE[model]
+
+
+def _load(model: FaceModel) -> AlbedoModel:
+    from safetensors.torch import load_file
+
+    like = vertex_basis(model).mean
+    tensors = load_file(str(weights_path("skin_albedo")))
+    if len(tensors["mean"]) != len(like):
+        _logger.warning("skin_albedo is for another head model: uniform skin is used instead")
+        return _uniform(model)
+    return AlbedoModel(tensors["mean"].to(like), tensors["basis"].to(like))
+
+
+def _uniform(model: FaceModel) -> AlbedoModel:
+    like = vertex_basis(model).mean
+    mean = like.new_tensor(_SKIN_MEAN).expand(len(like), 3)
+    return AlbedoModel(mean, like.new_tensor(_SKIN_MODES).T.expand(len(like), 3, 3))
 
 
 def with_smooth_fields(albedo: AlbedoModel, model: FaceModel) -> AlbedoModel:

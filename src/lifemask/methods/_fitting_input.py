@@ -107,7 +107,7 @@ def landmarks_from_points(
     sigma = np.full(n, max(_SIGMA_SHARE * size, 0.5))
     if sigma_px is not None:
         given = _array(sigma_px, source)
-        if given.shape not in ((), (n,)) or not (given[seen] if given.ndim else given > 0).all():
+        if given.shape not in ((), (n,)) or not (np.broadcast_to(given, (n,))[seen] > 0).all():
             raise UserError(f"{source}: 'sigma_px' must hold {n} positive numbers")
         sigma = np.broadcast_to(given, (n,)).copy()
     sigma[~seen] = np.inf
