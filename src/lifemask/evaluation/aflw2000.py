@@ -1,8 +1,9 @@
 """The AFLW2000-3D protocol: NME and pose errors, each number with the flags that define it.
 
-`methods.md` calls these the traps; here each is a flag or a fixed rule: the normaliser is
-`sqrt(w h)` of the *original* 68-point box for every point set; "mean" is the mean over three yaw
-bins (of the fitted yaw) unless `pool` says "images"; all photos count, misses included.
+Every choice in which published numbers differ is a flag or a fixed rule. The normaliser is
+`sqrt(w h)` of the 68-point box of the truth that is scored, for every point set (AFLW-21: of the
+original 68). "Mean" is the mean over three bins of the fitted yaw unless `pool` says "images".
+All photos count, misses included.
 Coordinates are compared as stored: 0-based predictions against the numbers in the label files.
 Whoever scores 1-based output must subtract 1 first (it moved one system from 3.79 to 3.93).
 """
@@ -101,21 +102,16 @@ def nme_per_image(flags: NmeFlags, data: Aflw2000, predictions: Predictions) -> 
     A missed face counts as if all its points lay at the centre of the true box. AFLW-21 points
     are those clicked; an image without any gives NaN.
     """
-    truth68 = data.landmarks68
-    guess68 = metrics.score_misses(predictions.landmarks68, predictions.found, truth68)
-    visible = None
+    truth68 = data.reannotated68 if flags.gt == "reannotated" else data.landmarks68
+    if truth68 is None:
+        raise ValueError("this copy of AFLW2000-3D has no re-annotated points")
+    guess68 = metrics.score_misses(predictions.landmarks68, predictions.found, data.landmarks68)
     if flags.gt == "aflw21":
         truth, visible = data.landmarks21, data.visible21
-        guess = _aflw21(guess68[..., :2])
-    else:
-        truth = truth68 if flags.gt == "original" else data.reannotated68
-        guess = guess68
-        if truth is None:
-            raise ValueError("this copy of AFLW2000-3D has no re-annotated points")
-        keep = slice(68 - flags.points, 68)
-        truth, guess = truth[:, keep], guess[:, keep]
+        return metrics.nme_percent(_aflw21(guess68[..., :2]), truth, truth68, visible=visible)
+    keep = slice(68 - flags.points, 68)
     return metrics.nme_percent(
-        guess, truth, truth68, dims=flags.dims, z_align=flags.z_align, visible=visible
+        guess68[:, keep], truth68[:, keep], truth68, dims=flags.dims, z_align=flags.z_align
     )
 
 
