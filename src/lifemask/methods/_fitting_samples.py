@@ -16,6 +16,8 @@ from lifemask.methods._fitting_surface import SurfacePoints, surface_points, ver
 from lifemask.types import Camera
 
 _MIN_FACING = 0.25  # cosine between normal and view below which a pixel is too slanted to trust
+# Regions whose colour the albedo model does not know.
+_NOT_SKIN = ("brows", "inner_mouth", "eye_socket_interior", "eyeballs", "teeth", "gums", "tongue")
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,9 @@ def _draw(vertices: Tensor, faces: Tensor, camera: Camera, size: int) -> tuple[T
 
 
 def skin_faces(topology: Topology) -> Tensor:
-    """(f,) True for faces of skin, wholly in the face region, that are not brows, eyes or mouth."""
+    """(f,) True for faces of skin, wholly in the face region, without brows, eyes, mouth."""
     mask = topology.regions["face"].clone()
-    for name in ("brow", "brows", "mouth_interior"):
+    for name in _NOT_SKIN:
         if name in topology.regions:
             mask &= ~topology.regions[name]
     usable = mask[topology.faces].all(-1)
