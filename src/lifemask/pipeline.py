@@ -17,9 +17,10 @@ from numpy.typing import ArrayLike
 
 from lifemask.assets import UserError
 from lifemask.facemodel.base import FaceModel
-from lifemask.faces.crop import square_box
+from lifemask.faces.crop import cut_window, square_box
 from lifemask.faces.detect import Detector, DetectorConfig
 from lifemask.faces.image import as_uint8_rgb, load_image
+from lifemask.graphics.camera import camera_for_crop, project
 from lifemask.head import Head
 from lifemask.methods.fitting import FitConfig
 from lifemask.types import Appearance, Face, Geometry, Landmarks
@@ -57,6 +58,7 @@ class PipelineConfig:
         faces: the largest face, or all of them, largest first.
         refine: let the photo's colours refine the shape after the landmarks.
         passes: landmark passes; from the second on the crop comes from the landmarks themselves.
+        max_head_px: the texture is taken from the photo reduced until the head is this large.
         device: where the fit and the texture are computed, e.g. "cpu" or "cuda".
         threads: threads of the networks; 0 lets onnxruntime choose.
         fit: settings of the landmark fit, the camera model among them.
@@ -70,6 +72,7 @@ class PipelineConfig:
     faces: Literal["largest", "all"] = "largest"
     refine: bool = True
     passes: int = 2
+    max_head_px: int = 1280
     device: str = "cpu"
     threads: int = 0
     fit: FitConfig = field(default_factory=FitConfig)
@@ -186,7 +189,15 @@ class Pipeline:
             return None
         from lifemask.methods.texture import texture_from_photo
 
-        return texture_from_photo(image, geometry, self.device_model, self.config.appearance)
+        corners = project(geometry.vertices_mm, geometry.camera)[:, :2]
+        box = (*corners.amin(0).tolist(), *corners.amax(0).tolist())
+        window = cut_window(image, box, self.config.max_head_px)
+        if window is None:
+            raise NoFaceError("the fitted head lies outside the photo")
+        camera = camera_for_crop(geometry.camera, window.center_px, window.side_px, window.size)
+        pixels = torch.from_numpy(window.image).permute(2, 0, 1).float() / 255
+        seen = replace(geometry, camera=camera)
+        return texture_from_photo(pixels, seen, self.device_model, self.config.appearance)
 
     def read_landmarks(
         self, landmarks: Landmarks | ArrayLike | str | Path, image: Rgb

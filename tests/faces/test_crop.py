@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from lifemask.faces.crop import crop_face, crop_square, crop_to_photo, photo_to_crop, square_box
+from lifemask.faces.crop import (
+    crop_face,
+    crop_square,
+    crop_to_photo,
+    cut_window,
+    photo_to_crop,
+    square_box,
+)
 from lifemask.types import Crop, Face
 
 
@@ -79,3 +86,20 @@ def test_square_box_of_landmarks():
 def test_impossible_crops_are_refused(center, side):
     with pytest.raises(ValueError, match="impossible"):
         crop_square(ramp(), center, side, 32)
+
+
+def test_window_pixels_are_where_the_crop_formula_says():
+    for box, max_side in (((10.3, 5.2, 70.0, 60.0), 100), ((-20.0, -9.0, 95.0, 300.0), 30)):
+        window = cut_window(ramp(), box, max_side)
+        assert window is not None and max(window.image.shape[:2]) <= max_side
+        crop = Crop(torch.zeros(3, window.size, window.size), window.center_px, window.side_px)
+        height, width = window.image.shape[:2]
+        v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        photo = crop_to_photo(torch.stack([u, v], -1).reshape(-1, 2).float(), crop)
+        shown = torch.from_numpy(window.image[..., :2]).reshape(-1, 2) / 2
+        torch.testing.assert_close(photo, shown, atol=0.3, rtol=0)
+        assert photo.min() >= 0 and photo[:, 0].max() <= 119 and photo[:, 1].max() <= 89
+
+
+def test_window_outside_the_photo():
+    assert cut_window(ramp(), (200.0, 5.0, 260.0, 60.0), 100) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -66,6 +67,52 @@ def crop_square(
     resized = Image.fromarray(patch).resize((size, size), Image.Resampling.BILINEAR, box)
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
     return Crop(pixels.contiguous(), (float(center_px[0]), float(center_px[1])), float(side_px))
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of whole photo pixels, reduced by a whole factor; nothing is made up outside.
+
+    Attributes:
+        image: (h, w, 3) uint8 RGB.
+        center_px: (u, v), with `side_px` and `size` the square crop that has the same pixels, for
+            `graphics.camera.camera_for_crop`.
+        side_px: see `center_px`.
+        size: see `center_px`.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    center_px: tuple[float, float]
+    side_px: float
+    size: int
+
+
+def cut_window(image: UInt8[np.ndarray, "h w 3"], box: Box, max_side: int) -> Window | None:
+    """The part of a box that lies in the photo, box-averaged until it is small enough.
+
+    Args:
+        image: photo, (H, W, 3) uint8 RGB.
+        box: (x0, y0, x1, y1) in photo px.
+        max_side: longest side of the result in px.
+
+    Returns:
+        The window; None when the box lies outside the photo.
+    """
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    x0, y0 = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
+    x1, y1 = min(width, math.ceil(box[2]) + 1), min(height, math.ceil(box[3]) + 1)
+    if x1 <= x0 or y1 <= y0:
+        return None
+    factor = math.ceil(max(x1 - x0, y1 - y0) / max_side)
+    columns, rows = max(1, (x1 - x0) // factor), max(1, (y1 - y0) // factor)
+    part = Image.fromarray(image[y0 : y0 + rows * factor, x0 : x0 + columns * factor])
+    reduced = part.reduce(factor) if factor > 1 else part
+    size = max(columns, rows)
+    side = float(size * factor)
+    center = (x0 - 0.5 + side / 2, y0 - 0.5 + side / 2)
+    return Window(np.array(reduced), center, side, size)
 
 
 def crop_to_photo(points: Float[Tensor, "*b n d"], crop: Crop) -> Float[Tensor, "*b n d"]:
