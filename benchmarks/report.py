@@ -105,6 +105,16 @@ ACCURACY_HEAD = (
 SPEED_HEAD = ("stage", "one thread", "target", "yardstick, same run")
 
 
+def rasterise_rows(result: Result) -> list[list[str]]:
+    """One row per picture size and way to draw, median wall time."""
+    rows = []
+    for row in result["results"]:
+        picture = f"{row['triangles']:,} triangles, {row['size_px']} x {row['size_px']}"
+        for name, times in row["times"].items():
+            rows.append([picture, name, _ms(times["median_ms"])])
+    return rows
+
+
 def results_page(results: dict[str, Result]) -> str:
     """The text of RESULTS.md."""
     lines = [
@@ -137,6 +147,9 @@ def results_page(results: dict[str, Result]) -> str:
             *_table(SPEED_HEAD, speed_rows(speed)),
             "",
         ]
+    if drawn := results.get("rasterize"):
+        head = ("picture", "way", "one thread, median")
+        lines += ["## Rasteriser and renderer", "", *_table(head, rasterise_rows(drawn)), ""]
     lines += ["## Where the numbers come from", ""]
     lines += [
         f"- `{name}.json`: `{r['command']}` at {r['commit']}, {r['date']}"

@@ -40,21 +40,23 @@ def main(out: str) -> None:
 
 
 def clay(vertices_mm: torch.Tensor, faces: torch.Tensor) -> Image.Image:
-    """A head of vertices (v, 3) in mm as a picture, seen from image right."""
-    camera = view_camera(vertices_mm, SIZE_PX, yaw_deg=-25)
+    """A head of vertices (v, 3) in mm as a picture, turned to image left."""
+    fine_px = 2 * SIZE_PX  # two samples per pixel along each side
+    camera = view_camera(vertices_mm, fine_px, yaw_deg=-25)
     drawn = render(
         vertices_mm[None],
         faces,
         camera,
-        SIZE_PX,
-        SIZE_PX,
+        fine_px,
+        fine_px,
         uvs=torch.zeros(1, 2),
         faces_uv=torch.zeros_like(faces),
         albedo=torch.full((1, 3, 1, 1), 0.5),
         lighting=studio_light("key"),
     )
     pixels = (linear_to_srgb(drawn.image[0].clamp(0, 1)) * 255).round().byte()
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    return picture.resize((SIZE_PX, SIZE_PX), Image.Resampling.BOX)
 
 
 if __name__ == "__main__":
