@@ -32,6 +32,7 @@ class _Pairs:
         across: coordinate of both pixels on the other axis.
         direction: +1 or -1, from the nearer pixel to the other.
         face: face at the nearer pixel.
+        behind: face at the other pixel, -1 where there is none.
     """
 
     image: Tensor
@@ -41,6 +42,7 @@ class _Pairs:
     across: Tensor
     direction: Tensor
     face: Tensor
+    behind: Tensor
 
     def select(self, index: Tensor) -> _Pairs:
         """Some of the pairs."""
@@ -69,6 +71,7 @@ def antialias(
     if neighbors is None:
         neighbors = face_neighbors(faces)
     uv = points_screen[..., :2]
+    neighbors = neighbors.long()
     flat = image.flatten(1, 2)
     result = flat
     for axis in (0, 1):
@@ -103,6 +106,7 @@ def _find_pairs(fragments: Fragments, axis: int) -> _Pairs:
         across=across,
         direction=1 - 2 * at,
         face=torch.where(forward, first[image, y, x], second[image, y, x]),
+        behind=torch.where(forward, second[image, y, x], first[image, y, x]),
     )
 
 
@@ -116,6 +120,7 @@ def _follow(
     """
     winding = _winding(uv, faces)
     faces = faces.long()
+    pairs = pairs.select(~_is_joined(pairs, winding, neighbors))
     face, entry = pairs.face, torch.full_like(pairs.face, -1)
     found, edges = [], []
     alive = torch.arange(len(face), device=face.device)
@@ -137,6 +142,13 @@ def _follow(
     index = torch.cat(found) if found else alive
     ends = torch.cat(edges) if edges else faces.new_zeros(0, 2)
     return pairs.select(index), ends
+
+
+def _is_joined(pairs: _Pairs, winding: Tensor, neighbors: Tensor) -> Tensor:
+    """(p,) bool, True where the two faces share an edge that is no outline: nothing to blend."""
+    adjacent = (neighbors[pairs.face] == pairs.behind.unsqueeze(-1)).any(-1) & (pairs.behind >= 0)
+    behind = winding[pairs.image, pairs.behind.clamp(min=0)]
+    return adjacent & (behind == winding[pairs.image, pairs.face])
 
 
 def _exit(

@@ -66,15 +66,14 @@ def corners(
 
 def unique_edges(faces: Int[Tensor, "f 3"]) -> Int[Tensor, "e 2"]:
     """Undirected edges (e, 2), the lower vertex id first, sorted."""
-    return torch.unique(_half_edges(faces).sort(dim=-1).values, dim=0)
+    keys = torch.unique(_edge_keys(_half_edges(faces)))
+    return torch.stack((keys >> 32, keys & 0xFFFFFFFF), dim=-1)
 
 
 def boundary_edges(faces: Int[Tensor, "f 3"]) -> Int[Tensor, "e 2"]:
     """Directed edges (e, 2) that belong to a single face, in that face's direction."""
     half = _half_edges(faces)
-    _, index, count = torch.unique(
-        half.sort(dim=-1).values, dim=0, return_inverse=True, return_counts=True
-    )
+    _, index, count = torch.unique(_edge_keys(half), return_inverse=True, return_counts=True)
     return half[count[index] == 1]
 
 
@@ -85,7 +84,7 @@ def face_neighbors(faces: Int[Tensor, "f 3"]) -> Int[Tensor, "f 3"]:
     """
     count = len(faces)
     edges, index, uses = torch.unique(
-        _half_edges(faces).sort(dim=-1).values, dim=0, return_inverse=True, return_counts=True
+        _edge_keys(_half_edges(faces)), return_inverse=True, return_counts=True
     )
     owner = torch.arange(count, device=faces.device).repeat(3)
     total = torch.zeros(len(edges), dtype=torch.long, device=faces.device)
@@ -142,6 +141,11 @@ def _half_edges(faces: Tensor) -> Tensor:
     """(3 f, 2): all edges 0-1, then all 1-2, then all 2-0."""
     faces = faces.long()
     return torch.cat([faces[:, [k, (k + 1) % 3]] for k in range(3)])
+
+
+def _edge_keys(edges: Tensor) -> Tensor:
+    """One int64 per edge (e, 2), the same in both directions, ordered like (lower, higher)."""
+    return (edges.amin(-1) << 32) | edges.amax(-1)
 
 
 def _sparse(index: Tensor, values: Tensor, size: int) -> Tensor:

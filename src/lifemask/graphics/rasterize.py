@@ -122,7 +122,7 @@ def barycentric_at_pixels(
 
 
 def interpolate(
-    attributes: Float[Tensor, "b v c"],
+    attributes: Float[Tensor, "_ v c"],
     faces: Int[Tensor, "f 3"],
     face_ids: Int[Tensor, "b h w"],
     bary: Float[Tensor, "b h w 3"],

@@ -109,7 +109,7 @@ def draw_surface(
 
 
 def sample_texture(
-    texture: Float[Tensor, "t c n m"], uv: Float[Tensor, "b h w 2"]
+    texture: Float[Tensor, "_ c _ _"], uv: Float[Tensor, "b h w 2"]
 ) -> Float[Tensor, "b c h w"]:
     """Bilinear samples (b, c, h, w); differentiable in both. Beyond the border: the border.
 
@@ -126,7 +126,7 @@ def sample_texture(
 
 
 def sample_parts(
-    textures: Sequence[Float[Tensor, "t c n m"]],
+    textures: Sequence[Float[Tensor, "_ c _ _"]],
     uv: Float[Tensor, "b h w 2"],
     face_ids: Int[Tensor, "b h w"],
     face_part: Int[Tensor, " f"],
@@ -173,7 +173,7 @@ def render(
     *,
     uvs: Float[Tensor, "t 2"],
     faces_uv: Int[Tensor, "f 3"],
-    albedo: Float[Tensor, "t c n m"] | Sequence[Float[Tensor, "t c n m"]],
+    albedo: Float[Tensor, "_ 3 _ _"] | Sequence[Float[Tensor, "_ 3 _ _"]],
     face_part: Int[Tensor, " f"] | None = None,
     lighting: Lighting | None = None,
     background: Float[Tensor, "*b 3 h w"] | None = None,
