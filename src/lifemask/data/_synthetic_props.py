@@ -6,6 +6,7 @@ Props are built on the mean head (mm, model frame) and follow each head through 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,6 +156,7 @@ def _cast(origins, directions, vertices, faces):
     return out.reshape(origins.shape[:-1])
 
 
+@lru_cache(maxsize=16)
 def _grid_faces(rows: int, columns: int, periodic: bool) -> NDArray[np.int32]:
     r, c = np.meshgrid(
         np.arange(rows - 1), np.arange(columns if periodic else columns - 1), indexing="ij"

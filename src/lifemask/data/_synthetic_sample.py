@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,13 +31,18 @@ def _key(name: str) -> tuple[str, str]:
     return name.lower(), ""
 
 
+@lru_cache(maxsize=4)
+def _index(names: tuple[str, ...]) -> dict[tuple[str, str], int]:
+    return {_key(n): i for i, n in enumerate(names)}
+
+
 def random_expression(names: tuple[str, ...], rng: np.random.Generator) -> NDArray[np.float32]:
     """ARKit activations (len(names),) in [0, 1]: 15 % neutral, else coupled groups ~ Beta(1, 2).
 
     A group drives both sides together, with a little asymmetry in most cases and one side alone
     in some (winks, lopsided smiles). Gaze moves the lids and both eyes coherently.
     """
-    index: dict[tuple[str, str], int] = {_key(n): i for i, n in enumerate(names)}
+    index = _index(names)
     out = np.zeros(len(names), np.float32)
     if rng.random() < 0.15:
         return out
