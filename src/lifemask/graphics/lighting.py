@@ -54,9 +54,30 @@ def shading(normals: Float[Tensor, "*b 3"], sh: Float[Tensor, "*s 9 3"]) -> Floa
         normals: (*b, 3) unit vectors, camera frame.
         sh: (*s, 9, 3) radiance coefficients; s is empty or the leading part of b.
     """
+    return transferred(lambert_transfer(normals), sh)
+
+
+def lambert_transfer(normals: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 9"]:
+    """`(A_l / pi) Y_k(n)`, what a surface in free space makes of each coefficient of the light.
+
+    Args:
+        normals: (*b, 3) unit vectors.
+    """
+    return sh_basis(normals) * _per_band(_LAMBERT, normals).squeeze(-1)
+
+
+def transferred(
+    transfer: Float[Tensor, "*b 9"], sh: Float[Tensor, "*s 9 3"]
+) -> Float[Tensor, "*b 3"]:
+    """Linear RGB shading `sum_k T_k sh_k`, for shadowed transfer (`occlusion`) or a free one.
+
+    Args:
+        transfer: (*b, 9), in the frame of the light.
+        sh: (*s, 9, 3) radiance coefficients; s is empty or the leading part of b.
+    """
     lead = sh.shape[:-2]
-    flat = sh_basis(normals).reshape(*normals.shape[: len(lead)], -1, 9)
-    return (flat @ (sh * _per_band(_LAMBERT, sh))).reshape(*normals.shape[:-1], 3)
+    flat = transfer.reshape(*transfer.shape[: len(lead)], -1, 9)
+    return (flat @ sh).reshape(*transfer.shape[:-1], 3)
 
 
 def ambient_light(radiance: float = 1.0) -> Lighting:

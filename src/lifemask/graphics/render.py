@@ -18,7 +18,7 @@ from lifemask.graphics.camera import (
     supersampled_camera,
     to_camera_frame,
 )
-from lifemask.graphics.lighting import shading
+from lifemask.graphics.lighting import rotate_sh, shading, transferred
 from lifemask.graphics.mesh import vertex_normals
 from lifemask.graphics.rasterize import (
     Backend,
@@ -178,6 +178,7 @@ def render(
     lighting: Lighting | None = None,
     background: Float[Tensor, "*b 3 h w"] | None = None,
     normals: Float[Tensor, "b v 3"] | None = None,
+    transfer: Float[Tensor, "_ v 9"] | None = None,
     supersample: int = 1,
     antialias: bool = False,
     cull_backfaces: bool = False,
@@ -200,6 +201,8 @@ def render(
         lighting: unbatched or (b,), camera frame; None shows the albedo.
         background: (3, h, w) or (b, 3, h, w) linear RGB; None is black.
         normals: (b, v, 3) unit, model frame; None for those of the mesh.
+        transfer: (b or 1, v, 9) shadowed transfer in the model frame, from
+            `occlusion.radiance_transfer`; None shades by normals alone, without shadows.
         supersample: render s x s samples per pixel and average.
         antialias: blend silhouettes analytically (`antialias.antialias`).
         cull_backfaces: leave out faces seen from behind.
@@ -213,7 +216,7 @@ def render(
         if len(textures) != 1:
             raise ValueError(f"{len(textures)} albedos need face_part to tell which is whose")
         face_part = torch.zeros(len(faces), dtype=torch.long, device=vertices.device)
-    scene = _Scene(vertices, faces, uvs, faces_uv, textures, face_part, lighting, normals)
+    scene = _Scene(vertices, faces, uvs, faces_uv, textures, face_part, lighting, normals, transfer)
     options = _Options(cull_backfaces, backend, antialias)
     surface, uv, rgba = _draw(scene, camera, height, width, options)
     if supersample > 1:
@@ -245,6 +248,7 @@ class _Scene:
     face_part: Tensor
     lighting: Lighting | None
     normals: Tensor | None
+    transfer: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -273,7 +277,12 @@ def _draw(
     ids = surface.fragments.face_ids
     uv = interpolate(scene.uvs.to(scene.vertices)[None], scene.faces_uv, ids, surface.bary)
     albedo = sample_parts(scene.textures, uv, ids, scene.face_part)
-    color = shade(albedo, surface.normals, scene.lighting)
+    if scene.transfer is None or scene.lighting is None:
+        color = shade(albedo, surface.normals, scene.lighting)
+    else:
+        transfer = interpolate(scene.transfer.to(albedo), scene.faces, ids, surface.bary)
+        sh = rotate_sh(scene.lighting.sh.to(albedo), camera.rotation.mT)
+        color = albedo * transferred(transfer, sh).clamp(min=0).movedim(-1, 1)
     mask = surface.fragments.mask.unsqueeze(1).to(color)
     rgba = torch.cat((color * mask, mask), dim=1)
     if options.antialias:
