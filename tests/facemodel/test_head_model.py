@@ -222,10 +222,16 @@ def test_uvs_of_each_part_fill_the_unit_square_and_mirror(model):
     eyes, face = topology.regions["eyeballs"], topology.regions["face"]
     ball = eyes & (topology.mirror != torch.arange(len(eyes)))
     assert (partner[ball, 0] + vertex_uv[ball, 0] - 1).abs().max() < 1e-5
-    # MakeHuman lays the face on its side: image left and right mirror in v.
-    total = partner[face, 1] + vertex_uv[face, 1]
-    assert (total - total.median()).abs().max() < 0.01
-    assert (partner[face, 0] - vertex_uv[face, 0]).abs().max() < 0.01
+    pairs = torch.stack((topology.faces.flatten(), topology.faces_uv.flatten()), 1).unique(dim=0)
+    on_seam = torch.bincount(pairs[:, 0], minlength=len(face)) > 1
+    face = face & ~on_seam & ~on_seam[topology.mirror]
+    assert face.sum() > 1700
+    # MakeHuman lays the face on its side (image left and right mirror in v), the throat upright.
+    sums, gaps = (partner + vertex_uv)[face], (partner - vertex_uv)[face].abs()
+    lying = (sums[:, 1] - sums[:, 1].median()).abs() + gaps[:, 0]
+    upright = (sums[:, 0] - 0.7611).abs() + gaps[:, 1]
+    assert torch.minimum(lying, upright).max() < 0.01
+    assert (lying < 0.01).float().mean() > 0.98
 
 
 def test_regions(model):
