@@ -16,6 +16,18 @@ from lifemask.facemodel.linear import LinearFaceModel
 # Coefficients that landmarks on the skin cannot see, or that are not a left-right pair of one act.
 UNSEEN_EXPRESSIONS = ("eyeLook", "tongueOut", "PupilDilate")
 _OPPOSITES = ("jaw", "mouth", "eyeLookIn", "eyeLookOut")
+# Acts that people in photos seldom make and that identity can imitate: rate of the prior, relative.
+_RARE = {
+    "cheekPuff": 4.0,
+    "jawForward": 4.0,
+    "jawLeft": 3.0,
+    "jawRight": 3.0,
+    "mouthLeft": 2.0,
+    "mouthRight": 2.0,
+    "mouthClose": 2.0,
+    "mouthRoll": 2.0,
+    "mouthShrug": 2.0,
+}
 IDENTITY_LIMIT = 4.0  # standard deviations
 
 
@@ -142,7 +154,8 @@ def coefficient_prior(
     Args:
         model: the face model.
         identity_weight: precision of the identity coefficients; 1 is the model's own prior.
-        expression_rate: rate of the exponential prior on expressions, per unit.
+        expression_rate: rate of the exponential prior on expressions, per unit; larger for acts
+            that are rare.
         symmetry_sigma: standard deviation of left minus right activation of a paired expression.
         like: tensor that gives dtype and device.
     """
@@ -167,4 +180,7 @@ def coefficient_prior(
     for k, name in enumerate(names):
         if name.startswith(UNSEEN_EXPRESSIONS):
             upper[i + k] = 0
+        for act, rate in _RARE.items():
+            if name.startswith(act):
+                linear[i + k] *= rate
     return Prior(precision, linear, lower, upper)

@@ -26,6 +26,7 @@ from lifemask.methods._fitting_render import make_picture
 from lifemask.methods._fitting_result import geometry_of, residual_px_of
 from lifemask.methods._fitting_samples import SkinSamples, skin_samples
 from lifemask.methods._fitting_solver import Penalty, State
+from lifemask.methods._fitting_surface import Prior
 from lifemask.methods._fitting_task import create_task, noise_factor, start_state
 from lifemask.types import Camera, Crop, Geometry, Landmarks, Lighting, ModelParams
 
@@ -44,6 +45,8 @@ class PhotometricConfig:
             draws the head anew. An empty tuple switches the refinement off.
         iterations: most Gauss-Newton steps per round.
         effective_samples: how many independent colours the photo counts as, against the prior.
+        expression_sigma: standard deviation of an expression around what the landmarks said:
+            lips and lids are where the colour model knows least.
         colour_sigma: least standard deviation of a colour residual, sRGB.
         outlier_sigma: residual in standard deviations at which a sample starts to be forgotten.
         light_sigma: standard deviation of light coefficients of order 1 and 2.
@@ -52,10 +55,11 @@ class PhotometricConfig:
     """
 
     size: int = 192
-    samples: int = 2500
-    blur_px: tuple[float, ...] = (2.0, 1.0)
+    samples: int = 2000
+    blur_px: tuple[float, ...] = (1.0, 0.5)
     iterations: int = 6
-    effective_samples: float = 400.0
+    effective_samples: float = 150.0
+    expression_sigma: float = 0.1
     colour_sigma: float = 0.02
     outlier_sigma: float = 3.0
     light_sigma: float = 1.5
@@ -177,6 +181,7 @@ def _prepare(
     camera = camera_for_crop(_double(geometry.camera), crop.center_px, crop.side_px, crop.size)
     coefficients = torch.cat((params.identity, params.expression)).double()
     state = start_state(task, camera, coefficients)
+    task = replace(task, prior=_tethered(task.prior, state, model, config.expression_sigma))
     share = min(1.0, config.fit.effective_points / len(task.fixed.target))
     noise = noise_factor(task, state)
     penalty = Penalty(share, config.fit.outlier_sigma, noise, config.fit.focal_sigma)
@@ -188,6 +193,17 @@ def _prepare(
         config.white_sigma,
     )
     return state, PhotoProblem(task, penalty, colour)
+
+
+def _tethered(prior: Prior, state: State, model: FaceModel, sigma: float) -> Prior:
+    """Prior that also holds expressions near those of a state."""
+    pull = torch.zeros_like(prior.linear)
+    pull[model.identity_size :] = sigma**-2
+    return replace(
+        prior,
+        precision=prior.precision + torch.diag(pull),
+        linear=prior.linear - pull * state.coefficients,
+    )
 
 
 def _double(camera: Camera) -> Camera:
