@@ -51,16 +51,20 @@ def test_pose_and_place_come_out_as_they_went_in():
     assert head.geometry.residual_px < 0.1
 
 
-def test_second_pass_crops_around_the_landmarks():
-    pipeline = egg_pipeline(passes=2)
+def test_landmarker_gets_the_face_once():
+    pipeline = egg_pipeline()
     pipeline(PHOTO)
-    first, second = pipeline.landmarker.calls
-    assert isinstance(first, Face)
-    expected = landmark_square(EggLandmarker()(PHOTO, first))
-    assert second == pytest.approx(expected)
-    once = egg_pipeline(passes=1)
-    once(PHOTO)
-    assert len(once.landmarker.calls) == 1
+    (face,) = pipeline.landmarker.calls
+    assert face == one_face(PHOTO)[0]
+
+
+def test_square_of_landmarks_is_that_of_the_set_the_network_is_trained_on():
+    points = torch.zeros(392, 3)
+    points[68:136, 0] = torch.linspace(10, 50, 68)
+    points[68:136, 1] = torch.linspace(0, 20, 68)
+    box = landmark_square(Landmarks(points, torch.ones(392), "lifemask392"))
+    side = 40 * 2**0.5
+    assert box == pytest.approx((30 - side / 2, 10 - side / 2, 30 + side / 2, 10 + side / 2))
 
 
 def test_largest_or_all_faces():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from lifemask.graphics.camera import (
 )
 from lifemask.graphics.environment import load_light
 from lifemask.graphics.lighting import linear_to_srgb, srgb_to_linear, studio_light
+from lifemask.graphics.occlusion import radiance_transfer
 from lifemask.graphics.render import render
 from lifemask.types import Appearance, Camera, Face, Geometry, Lighting
 
@@ -135,7 +137,9 @@ class Head:
         if isinstance(light, Mapping):
             light = Lighting(torch.tensor(light["light_sh"], dtype=torch.float32))
         lighting = light if isinstance(light, Lighting) else load_light(light)
-        return replace(self, appearance=replace(self.appearance, lighting=lighting))
+        relit = replace(self, appearance=replace(self.appearance, lighting=lighting))
+        vars(relit)["transfer"] = self.transfer  # the shape is the same
+        return relit
 
     def render(
         self,
@@ -158,6 +162,11 @@ class Head:
         camera = view_camera(self.geometry.vertices_mm, size, yaw_deg, pitch_deg)
         image, mask = render_head(self, camera, size, size, supersample=supersample)
         return to_picture(image, mask, background_srgb)
+
+    @cached_property
+    def transfer(self) -> Float[Tensor, "v 9"]:
+        """Shadowed radiance transfer of each vertex, model frame; see `graphics.occlusion`."""
+        return radiance_transfer(self.geometry.vertices_mm, self.geometry.faces)
 
     def _landmarks(self) -> Tensor:
         if self.geometry.landmarks68_mm is None:
@@ -239,6 +248,7 @@ def render_head(
             albedo=textures,
             face_part=part,
             lighting=lighting,
+            transfer=head.transfer[None],
         )
     rgba = torch.cat((drawn.image, drawn.mask[:, None]), dim=1)
     rgba = torch.nn.functional.avg_pool2d(rgba, supersample)[0]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MIN_FACE_PX = 32
+SQUARE_SET = slice(68, 136)  # "ibug68-3d-bfm" inside "lifemask392"
 METHODS = ("fit",)
 TEXTURES = ("photo", "none")
 
@@ -57,7 +58,6 @@ class PipelineConfig:
         texture: how the photo becomes appearance; "none" leaves the head without colour.
         faces: the largest face, or all of them, largest first.
         refine: let the photo's colours refine the shape after the landmarks.
-        passes: landmark passes; from the second on the crop comes from the landmarks themselves.
         max_head_px: the texture is taken from the photo reduced until the head is this large.
         device: where the fit and the texture are computed, e.g. "cpu" or "cuda".
         threads: threads of the networks; 0 lets onnxruntime choose.
@@ -71,7 +71,6 @@ class PipelineConfig:
     texture: str = "photo"
     faces: Literal["largest", "all"] = "largest"
     refine: bool = True
-    passes: int = 2
     max_head_px: int = 1280
     device: str = "cpu"
     threads: int = 0
@@ -162,11 +161,8 @@ class Pipeline:
         )
 
     def find_landmarks(self, image: Rgb, face: Face) -> Landmarks:
-        """Landmarks in photo px; from the second pass on in the square around the first ones."""
-        landmarks = self.landmarker(image, face)
-        for _ in range(self.config.passes - 1):
-            landmarks = self.landmarker(image, landmark_square(landmarks))
-        return landmarks
+        """Landmarks in photo px; the landmarker crops a second time, around its first ones."""
+        return self.landmarker(image, face)
 
     def fit(self, landmarks: Landmarks, image_size: tuple[int, int]) -> Geometry:
         """Pose, identity and expression from landmarks."""
@@ -294,8 +290,8 @@ def largest_first(faces: Sequence[Face]) -> list[Face]:
 
 def landmark_square(landmarks: Landmarks) -> Box:
     """The square box that the landmark networks are trained on, around given landmarks."""
-    count = 68 if landmarks.convention == "lifemask392" else len(landmarks.points)
-    (u, v), side = square_box(landmarks.points[:count])
+    whole = landmarks.convention != "lifemask392"
+    (u, v), side = square_box(landmarks.points if whole else landmarks.points[SQUARE_SET])
     return (u - side / 2, v - side / 2, u + side / 2, v + side / 2)
 
 

@@ -28,7 +28,7 @@ CANVAS = (20, 21, 24)
 PANEL = (34, 36, 41)
 TEXT, MUTED, ACCENT, AMBER = (236, 238, 242), (146, 151, 161), (116, 206, 222), (236, 178, 88)
 THREE_QUARTER_DEG = 38.0
-RELIGHTS = ("key", "rim")
+RELIGHTS = ("key", "sunset")
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 Panel = tuple[str, Callable[[], "Image.Image"]]
@@ -148,10 +148,10 @@ def draw_wireframe(
     fine = 3
     size = picture.width
     points = project(head.geometry.vertices_mm, camera)[:, :2].cpu().numpy()
+    lines = ((points[visible_edges(head, camera, size)] + 0.5) * fine - 0.5).reshape(-1, 4)
     layer = Image.new("L", (size * fine, size * fine), 0)
     draw = ImageDraw.Draw(layer)
-    for a, b in visible_edges(head, camera, size).tolist():
-        line = [tuple((points[i] + 0.5) * fine - 0.5) for i in (a, b)]
+    for line in lines.tolist():
         draw.line(line, fill=round(255 * opacity), width=2)
     mask = layer.resize((size, size), Image.Resampling.BOX)
     result = picture.copy()
@@ -180,8 +180,10 @@ def _polygon_edges(head: Head) -> Tensor:
     following = polygons.roll(-1, 1)
     following = torch.where(following < 0, polygons[:, :1], following)
     pairs = torch.stack((polygons, following), dim=-1).reshape(-1, 2).long()
-    pairs = pairs[(pairs >= 0).all(1)]
-    return pairs.sort(1).values.unique(dim=0)
+    low, high = pairs[(pairs >= 0).all(1)].sort(1).values.unbind(1)
+    count = len(head.geometry.vertices_mm)
+    key = (low * count + high).unique()
+    return torch.stack((key // count, key % count), dim=1)
 
 
 def _right_note(head: Head) -> str:

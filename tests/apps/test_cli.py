@@ -164,6 +164,20 @@ def test_score_and_predict_refuse_what_is_not_there(tmp_path, capsys):
     assert len(errors) == 4 and all(line.startswith("error: ") for line in errors)
 
 
+def test_train_passes_its_options_on(capsys):
+    assert run("train", "landmarker", "--help") == 0
+    assert "--recipe" in capsys.readouterr().out
+    assert run("train", "mind-reader") == 2
+    assert "valid: landmarker" in capsys.readouterr().err
+
+
+def test_convert_refuses_a_folder_without_the_model(tmp_path, capsys):
+    assert run("assets", "convert", tmp_path, "-o", tmp_path / "ict.npz") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert not (tmp_path / "ict.npz").exists()
+
+
 def test_help_and_version(capsys):
     assert run("--help") == 0
     text = capsys.readouterr().out

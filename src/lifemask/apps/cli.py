@@ -28,7 +28,7 @@ app.command("fit")(fit.fit)
 app.add_typer(assets.app, name="assets")
 app.command("predict")(benchmark.predict)
 app.command("score")(benchmark.score)
-app.command("train")(train.train)
+app.command("train", context_settings=train.CONTEXT)(train.train)
 
 
 def _print_version(wanted: bool) -> None:

@@ -44,10 +44,9 @@ def convert(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.npz", help="Result.")],
 ) -> None:
     """Convert a face model from its authors' files to one npz."""
-    from lifemask.facemodel.ict import convert_ict
+    from lifemask.facemodel import ict
 
-    convert_ict(source, out)
-    typer.echo(f"face model: {out}")
+    typer.echo(f"face model: {ict.convert(source, out)}")
 
 
 @app.command("fetch")

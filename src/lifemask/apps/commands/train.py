@@ -1,19 +1,32 @@
-"""`lifemask train RECIPE`: run a committed recipe, resumable."""
+"""`lifemask train NETWORK ...`: run a committed recipe, resumable."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
+from lifemask.assets import UserError
+
+TRAINERS = {"landmarker": "lifemask.training.landmarker:main"}
+CONTEXT = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "allow_interspersed_args": False,
+}
+
 
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name of training.recipes.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Run folder.")],
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the data.")] = None,
+    context: typer.Context,
+    network: Annotated[str, typer.Argument(metavar="NETWORK", help="landmarker.")],
 ) -> None:
-    """Train a network."""
-    from lifemask.training.recipes import run_recipe
-
-    run_recipe(recipe, out, data)
+    """Train a network by a committed recipe; `lifemask train NETWORK --help` tells its options."""
+    if network not in TRAINERS:
+        raise UserError(f"unknown network {network!r}; valid: {', '.join(TRAINERS)}")
+    module, function = TRAINERS[network].split(":")
+    try:
+        run = getattr(import_module(module), function)
+    except ImportError as error:
+        raise UserError(f"training needs: pip install 'lifemask[train]' ({error})") from error
+    run(context.args)
