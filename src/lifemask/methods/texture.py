@@ -1,0 +1,440 @@
+"""First appearance method: unwrap the photo, divide its light out, complete what it hides.
+
+One photo and a geometry become a complete albedo texture and the photo's light. The steps are
+those of `texture_from_photo`, top to bottom; a learned method can stand behind the same signature.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from lifemask.facemodel.base import FaceModel
+from lifemask.graphics.lighting import lambert_transfer, rotate_sh, srgb_to_linear, transferred
+from lifemask.graphics.mesh import vertex_normals
+from lifemask.graphics.occlusion import radiance_transfer
+from lifemask.graphics.uv import (
+    UnwrapResult,
+    UvAtlas,
+    create_uv_atlas,
+    mirror_texels,
+    sample_uv,
+    unwrap,
+)
+from lifemask.methods._texture_fill import MeshSmoother, create_mesh_smoother
+from lifemask.methods._texture_light import LUMINANCE, LightEstimate, estimate_light
+from lifemask.methods._texture_parts import cavity_colors, part_textures
+from lifemask.methods._texture_prior import AlbedoPrior, load_albedo_prior
+from lifemask.methods._texture_regions import (
+    VertexMasks,
+    chart_roles,
+    skin_chart_faces,
+    vertex_masks,
+)
+from lifemask.types import Appearance, Geometry, Lighting
+
+LOGGER = logging.getLogger(__name__)
+
+_MIN_SHADE = 0.22
+"""Shadows darker than this share of the mean are lifted no further: they hold noise."""
+_MAX_FIELD = 0.7
+"""Largest correction (log units) a smooth field may apply."""
+_SHADOW_SHARE, _SHADOW_DIRECTIONS = 0.7, 64
+"""Share of self-shadowing that is divided out; the rest is filled by light from skin to skin."""
+_CHROMA_SD, _LIGHT_SD = 0.10, 0.30
+"""Floors of the spread of a person's own skin in log chroma and log luminance."""
+
+
+@dataclass(frozen=True)
+class TextureConfig:
+    """Settings of the first texture method.
+
+    Attributes:
+        size: side of the albedo texture in texels; 512 is fast, 2048 keeps pores.
+        part_size: side of the textures of eyes, teeth and tongue.
+        remove_light: divide the estimated light out; False keeps the photo's shading as albedo.
+        remove_residual: share of what light of order 2 leaves (soft shadows) that is removed as
+            well; its left-right difference is removed whole. 0 switches it off.
+        mirror: fill hidden texels from the other side of the face before the prior.
+        scalp: "auto" gives short hair in the photo's hair colour unless the photo shows skin
+            there; "hair" and "skin" force it.
+        gutter_px: texels around each chart that repeat its border.
+    """
+
+    size: int = 1024
+    part_size: int = 512
+    remove_light: bool = True
+    remove_residual: float = 0.4
+    mirror: bool = True
+    scalp: Literal["auto", "hair", "skin"] = "auto"
+    gutter_px: int = 6
+
+
+def texture_from_photo(
+    image: Float[Tensor, "3 h w"],
+    geometry: Geometry,
+    model: FaceModel,
+    config: TextureConfig | None = None,
+) -> Appearance:
+    """A complete, light-free texture of the head in a photo, and the photo's light.
+
+    Args:
+        image: (3, h, w) sRGB in [0, 1].
+        geometry: posed head with the model's topology, camera to the image's pixels.
+        model: names the topology, UVs and parts.
+        config: settings; None for the defaults.
+
+    Returns:
+        Linear albedo (3, size, size) without holes, the light (camera frame), the texels the
+        photo shows, and the textures of the other parts.
+
+    Raises:
+        ValueError: the geometry does not have the model's vertices.
+    """
+    config = config or TextureConfig()
+    if len(geometry.vertices_mm) != len(_mean_head(model)):
+        raise ValueError(
+            f"the geometry has {len(geometry.vertices_mm)} vertices, {model.name} "
+            f"{len(_mean_head(model))}: a texture needs the model's topology"
+        )
+    layout = _layout(model, config)
+    linear = srgb_to_linear(image.detach().float().cpu())
+    seen = unwrap(linear, geometry.vertices_mm.float(), geometry.camera, layout.atlas)
+    transfer = _transfer(geometry, layout)
+    light = _estimate(linear, seen, transfer, layout)
+    unlit = _remove_light(seen, transfer, light, config)
+    skin = _skin_likelihood(unlit, seen, layout)
+    unlit = _remove_residual(unlit, seen, skin, light, layout, config)
+    hair = _hair_color(unlit, seen, skin, layout, config)
+    trust = _trust(unlit, seen, skin, hair, layout)
+    albedo = _complete(unlit, trust, skin, light, hair, layout, config)
+    lighting = Lighting(rotate_sh(light.lighting.sh, geometry.camera.rotation.float()))
+    parts = part_textures(linear, geometry, model, lighting, _mean_head(model), config.part_size)
+    return Appearance(
+        albedo=_assemble(albedo, light, layout),
+        lighting=lighting,
+        visible=layout.atlas.scatter(seen.visible[:, None].float(), gutter=False)[0] > 0,
+        part_albedo=parts,
+    )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What depends only on the model and the texture's size; t texels of the main chart."""
+
+    atlas: UvAtlas
+    mirrored: Float[Tensor, "t 2"]
+    prior: AlbedoPrior
+    masks: VertexMasks
+    texel_interior: Float[Tensor, "t"]
+    texel_core: Float[Tensor, "t"]
+    texel_lips: Float[Tensor, "t"]
+    smoother: MeshSmoother
+    mirror: Tensor
+    grain: Float[Tensor, "t"]
+    cavity: UvAtlas | None
+    cavity_rgb: Float[Tensor, "c 3"]
+    box: tuple[slice, slice]
+
+
+_LAYOUTS: WeakKeyDictionary[FaceModel, dict[tuple[int, int], _Layout]] = WeakKeyDictionary()
+_MEANS: WeakKeyDictionary[FaceModel, Tensor] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _mean_head(model: FaceModel) -> Tensor:
+    if model not in _MEANS:
+        zero = torch.zeros(model.identity_size), torch.zeros(len(model.expression_names))
+        _MEANS[model] = model(*zero).float().cpu()
+    return _MEANS[model]
+
+
+def _layout(model: FaceModel, config: TextureConfig) -> _Layout:
+    """The layout of a model at a size; made once."""
+    made = _LAYOUTS.setdefault(model, {})
+    key = config.size, config.gutter_px
+    if key not in made:
+        made[key] = _create_layout(model, config)
+    return made[key]
+
+
+def _create_layout(model: FaceModel, config: TextureConfig) -> _Layout:
+    topology, mean = model.topology, _mean_head(model)
+    ict68 = model.landmarks(mean, "ict68")
+    main = skin_chart_faces(topology, mean, ict68[30])
+    arrays = topology.uvs, topology.faces_uv, topology.faces, config.size
+    atlas = create_uv_atlas(*arrays, face_mask=main, gutter_px=config.gutter_px)
+    rest = (topology.face_part == topology.part_names.index("skin")) & ~main
+    cavity = None
+    if bool(rest.any()):
+        cavity = create_uv_atlas(*arrays, face_mask=rest, gutter_px=config.gutter_px)
+    roles = chart_roles(topology, mean, ict68)
+    masks = vertex_masks(mean, ict68)
+    stacked = torch.stack([masks.interior, masks.skin_core, masks.lips], dim=-1)
+    interior, core, lips = atlas.interpolate(stacked).unbind(-1)
+    uv = torch.stack((atlas.columns + 0.5, config.size - atlas.rows - 0.5), dim=-1) / config.size
+    margin = config.gutter_px + 2
+    rows, columns = atlas.rows, atlas.columns
+    box = (
+        slice(max(0, int(rows.min()) - margin), int(rows.max()) + margin + 1),
+        slice(max(0, int(columns.min()) - margin), int(columns.max()) + margin + 1),
+    )
+    return _Layout(
+        atlas=atlas,
+        mirrored=mirror_texels(atlas, topology.mirror),
+        prior=load_albedo_prior(uv),
+        masks=masks,
+        texel_interior=interior,
+        texel_core=core,
+        texel_lips=lips,
+        smoother=create_mesh_smoother(mean, topology.faces[main], atlas.corners, atlas.barycentric),
+        mirror=topology.mirror.long(),
+        grain=_grain(atlas),
+        cavity=cavity,
+        cavity_rgb=torch.zeros(0, 3)
+        if cavity is None
+        else cavity_colors(cavity, mean, roles, ict68),
+        box=box,
+    )
+
+
+def _cavity_rgb(
+    cavity: UvAtlas | None, mean_mm: Tensor, roles: Tensor, ict68: Tensor
+) -> Float[Tensor, "c 3"]:
+    if cavity is None:
+        return torch.zeros(0, 3)
+    return cavity_colors(cavity, mean_mm, roles, ict68)
+
+
+def _grain(atlas: UvAtlas) -> Tensor:
+    """Fixed noise (t,) of unit variance, one to two texels wide."""
+    generator = torch.Generator().manual_seed(20240229)
+    noise = torch.randn(1, 1, atlas.size, atlas.size, generator=generator)
+    soft = functional.avg_pool2d(noise, 3, 1, 1) * 2.2 + noise * 0.5
+    values = atlas.gather(soft[0])[:, 0]
+    return values / values.std()
+
+
+def _luminance(rows: Tensor) -> Tensor:
+    return rows @ rows.new_tensor(LUMINANCE)
+
+
+def _transfer(geometry: Geometry, layout: _Layout) -> Float[Tensor, "t 9"]:
+    """How light of order 2 becomes shading at each texel, model frame."""
+    vertices, faces = geometry.vertices_mm.float(), geometry.faces
+    shadowed = radiance_transfer(vertices, faces, directions=_SHADOW_DIRECTIONS, size=128)
+    free = lambert_transfer(vertex_normals(vertices, faces))
+    return layout.atlas.interpolate(free + _SHADOW_SHARE * (shadowed - free))
+
+
+def _estimate(
+    linear: Tensor, seen: UnwrapResult, transfer: Tensor, layout: _Layout
+) -> LightEstimate:
+    """Light (model frame) and tone from the bare skin of the face."""
+    prior = layout.prior
+    step = max(1, max(linear.shape[1:]) // 400)
+    white_point = float(_luminance(linear[:, ::step, ::step].reshape(3, -1).T).quantile(0.98))
+    return estimate_light(
+        seen.colors,
+        transfer,
+        prior.mean,
+        prior.slope,
+        seen.confidence * layout.texel_core,
+        prior.tones,
+        white_point,
+    )
+
+
+def _remove_light(
+    seen: UnwrapResult, transfer: Tensor, light: LightEstimate, config: TextureConfig
+) -> Tensor:
+    """Linear albedo (t, 3) where visible."""
+    if not config.remove_light or not bool(seen.visible.any()):
+        return seen.colors.clamp(0.002, 0.98)
+    shade = transferred(transfer, light.lighting.sh)
+    floor = _MIN_SHADE * shade[seen.visible].mean(0)
+    return (seen.colors / torch.maximum(shade, floor)).clamp(0.002, 0.98)
+
+
+def _skin_likelihood(unlit: Tensor, seen: UnwrapResult, layout: _Layout) -> Tensor:
+    """How much each visible texel (t,) looks like the skin of this face's middle, in [0, 1]."""
+    features = _color_features(unlit)
+    core = seen.visible & (layout.texel_core > 0.7) & (seen.confidence > 0.3)
+    if int(core.sum()) < 50:
+        return seen.visible.float()
+    center = features[core].median(0).values
+    spread = (features[core] - center).abs().median(0).values * 1.4826
+    floor = features.new_tensor([_CHROMA_SD, _CHROMA_SD, _LIGHT_SD])
+    distance = (((features - center) / spread.clamp(min=floor, max=2 * floor)) ** 2).sum(-1)
+    return torch.exp(-0.5 * (distance - 3).clamp(min=0)) * seen.visible
+
+
+def _color_features(linear: Tensor) -> Tensor:
+    """Two log chromaticities and log luminance (t, 3)."""
+    r, g, b = linear.clamp(min=2e-3).log().unbind(-1)
+    return torch.stack((r - g, g - b, _luminance(linear).clamp(min=2e-3).log()), dim=-1)
+
+
+def _remove_residual(
+    unlit: Tensor,
+    seen: UnwrapResult,
+    skin: Tensor,
+    light: LightEstimate,
+    layout: _Layout,
+    config: TextureConfig,
+) -> Tensor:
+    """Divide out soft shadows that light of order 2 misses: smooth, grey, mostly one-sided."""
+    if config.remove_residual == 0 or not config.remove_light:
+        return unlit
+    expected = _luminance(layout.prior.log_albedo(light.tone).exp()).clamp(min=2e-3)
+    gap = (_luminance(unlit).clamp(min=2e-3) / expected).log().clamp(-1.2, 1.2)
+    weight = seen.confidence * skin * layout.texel_core
+    values, weights = layout.smoother.gather(gap[:, None], weight)
+    field = layout.smoother.solve(values, weights, stiffness=3.0, decay=0.02)
+    known = (weights / 0.3).clamp(max=1)
+    both = known * known[layout.mirror]
+    odd = (field - field[layout.mirror]) / 2 * both[:, None]
+    even = (field - odd) * config.remove_residual
+    smooth = layout.atlas.interpolate((odd + even).clamp(-_MAX_FIELD, _MAX_FIELD))
+    return (unlit * torch.exp(-smooth)).clamp(0.002, 0.98)
+
+
+def _hair_color(
+    unlit: Tensor, seen: UnwrapResult, skin: Tensor, layout: _Layout, config: TextureConfig
+) -> Tensor | None:
+    """Log linear RGB (3,) of the hair on the scalp; None for a bare scalp."""
+    if config.scalp == "skin":
+        return None
+    tones = layout.prior.tones
+    fallback = torch.tensor([0.030, 0.020, 0.014]).log().to(tones)
+    region = seen.visible & (layout.prior.scalp > 0.6) & (seen.confidence > 0.2)
+    if int(region.sum()) < 0.002 * len(layout.atlas):
+        return fallback
+    if config.scalp == "auto" and float(skin[region].median()) > 0.5:
+        return None
+    hairy = region & (skin < 0.3)
+    if int(hairy.sum()) < 30:
+        return fallback
+    r, g, b = unlit[hairy].median(0).values.clamp(0.008, 0.3)
+    # hair is black to blond or grey: what is not (a hat, the background) is not used
+    warm = bool(r >= g) and bool(b < 0.92 * g) and bool(r < 2.6 * g)
+    grey = bool((torch.stack((r, b)) / g - 1).abs().max() < 0.22)
+    if not (warm or grey):
+        return fallback
+    return torch.stack((r, g, b)).log()
+
+
+def _trust(
+    unlit: Tensor, seen: UnwrapResult, skin: Tensor, hair: Tensor | None, layout: _Layout
+) -> Tensor:
+    """Weight (t,) in [0, 1] of the photo's own texels, smooth, without hair and background."""
+    belongs = torch.maximum(layout.texel_interior * _plausible(unlit, skin), skin)
+    if hair is not None:
+        features = _color_features(unlit)
+        gap = (features - _color_features(hair.exp()[None])) / features.new_tensor([0.2, 0.2, 0.5])
+        like_hair = torch.exp(-0.5 * ((gap**2).sum(-1) - 2).clamp(min=0))
+        belongs = torch.maximum(belongs, like_hair * layout.prior.scalp)
+    raw = seen.confidence * belongs
+    return _soften(raw, layout)
+
+
+def _plausible(unlit: Tensor, skin: Tensor) -> Tensor:
+    """0 for colours (t, 3) no face has, however it is lit: a microphone, a bright blue light."""
+    features = _color_features(unlit)
+    sure = skin > 0.5
+    if int(sure.sum()) < 50:
+        return torch.ones_like(skin)
+    gap = (features - features[sure].median(0).values)[:, :2].norm(dim=-1)
+    gap = gap * _luminance(unlit) / (_luminance(unlit) + 0.02)
+    return torch.exp(-0.5 * ((gap - 0.75).clamp(min=0) / 0.2) ** 2)
+
+
+def _soften(weight: Tensor, layout: _Layout) -> Tensor:
+    """Shrink the trusted area by a few texels and feather it inwards."""
+    rows, columns = layout.box
+    reach = max(3, layout.atlas.size // 100) | 1
+    image = layout.atlas.scatter(weight[:, None])[:, rows, columns][None]
+    low = -functional.max_pool2d(-image, reach, 1, reach // 2)
+    for _ in range(2):
+        low = functional.avg_pool2d(low, reach, 1, reach // 2, count_include_pad=False)
+    full = image.new_zeros(1, layout.atlas.size, layout.atlas.size)
+    full[:, rows, columns] = torch.minimum(low, image)[0]
+    soft = layout.atlas.gather(full)[:, 0]
+    return (soft * soft * (3 - 2 * soft)).clamp(0, 1)
+
+
+def _complete(
+    unlit: Tensor,
+    trust: Tensor,
+    skin: Tensor,
+    light: LightEstimate,
+    hair: Tensor | None,
+    layout: _Layout,
+    config: TextureConfig,
+) -> Tensor:
+    """Albedo (t, 3) of all texels: the photo where trusted, else its mirror image, else the prior.
+
+    Sources are matched to the photo by smooth log-ratio fields on the mesh (a membrane, Perez et
+    al. 2003) and feathered, so no edge shows, not even across UV seams.
+    """
+    bare = layout.prior.log_albedo(light.tone)
+    own = unlit.clamp(min=2e-3).log()
+    skin_trust = trust * skin * (1 - layout.texel_lips)
+    mirrored, mirror_trust = own, torch.zeros_like(trust)
+    if config.mirror:
+        mirrored, mirror_trust = _mirror(own, trust, layout)
+        mirrored = mirrored + _membrane(own - mirrored, trust * mirror_trust, layout, 0.3)
+        mirror_trust = mirror_trust * (1 - trust)
+    bare = bare + _membrane(own - bare, skin_trust, layout, 1.0)
+    noise = layout.grain * _grain_level(own, trust * skin * layout.texel_core, layout)
+    source = bare + noise[:, None]
+    if hair is not None:
+        strand = hair + layout.grain[:, None] * 0.10
+        source = source + layout.prior.scalp[:, None] * 0.9 * (strand - source)
+    source = source + mirror_trust[:, None] * (mirrored - source)
+    return (source + trust[:, None] * (own - source)).exp().clamp(0.0, 1.0)
+
+
+def _mirror(values: Tensor, trust: Tensor, layout: _Layout) -> tuple[Tensor, Tensor]:
+    """Values and trust of each texel's mirror image."""
+    stacked = torch.cat((values * trust[:, None], trust[:, None]), dim=-1)
+    sampled = sample_uv(layout.atlas.scatter(stacked), layout.mirrored)
+    return sampled[:, :3] / sampled[:, 3:].clamp(min=1e-3), sampled[:, 3]
+
+
+def _membrane(gap: Tensor, weight: Tensor, layout: _Layout, stiffness: float) -> Tensor:
+    """Smooth continuation (t, c) over the mesh of a gap known where it has weight."""
+    values, weights = layout.smoother.gather(gap.clamp(-1, 1), weight)
+    field = layout.smoother.solve(values, weights, stiffness=stiffness)
+    return layout.atlas.interpolate(field.clamp(-_MAX_FIELD, _MAX_FIELD))
+
+
+def _grain_level(own: Tensor, weight: Tensor, layout: _Layout) -> float:
+    """Standard deviation of the photo's finest texture on skin, for skin it does not show."""
+    rows, columns = layout.box
+    light = layout.atlas.scatter(_luminance(own)[:, None])[None, :, rows, columns]
+    solid = layout.atlas.scatter((weight > 0.5).float()[:, None])[None, :, rows, columns]
+    fine = (light - functional.avg_pool2d(light, 3, 1, 1))[solid > 0]
+    if len(fine) < 100:
+        return 0.01
+    return min(0.06, float(fine.abs().median()) * 1.4826 * 1.2)
+
+
+def _assemble(albedo: Tensor, light: LightEstimate, layout: _Layout) -> Tensor:
+    """The whole texture: charts, gutters, and skin colour in between for mipmaps."""
+    texture = layout.atlas.scatter(albedo)
+    if layout.cavity is not None:
+        tone = light.tone.exp()
+        colors = layout.cavity_rgb
+        colors = torch.where(colors.isnan(), tone.expand_as(colors), colors)
+        texture = texture + layout.cavity.scatter(colors)
+    empty = texture.sum(0) == 0
+    texture[:, empty] = light.tone.exp()[:, None]
+    return texture.clamp(0, 1)
