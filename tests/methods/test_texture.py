@@ -1,0 +1,190 @@
+"""Photo to texture: light and tone found again, hidden sides completed, parts painted."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lifemask.facemodel import load_face_model
+from lifemask.facemodel.base import FaceModel
+from lifemask.graphics.camera import orthographic_camera, rotation_from_euler_deg
+from lifemask.graphics.lighting import ambient_light, lambert_transfer, linear_to_srgb
+from lifemask.graphics.render import render
+from lifemask.methods._texture_fill import create_mesh_smoother
+from lifemask.methods._texture_light import LUMINANCE, estimate_light
+from lifemask.methods._texture_parts import eye_colors
+from lifemask.methods.texture import TextureConfig, texture_from_photo
+from lifemask.types import Appearance, Geometry, Lighting
+
+SIZE, PHOTO = 256, 224
+CONFIG = TextureConfig(size=SIZE, part_size=64)
+LIGHT = Lighting(
+    torch.tensor([[3.4, 0.3, 0.5, 0.9, 0.0, 0.1, 0.05, 0.0, 0.1]]).T
+    * torch.tensor([[1.05, 1.0, 0.9]])
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> FaceModel:
+    return load_face_model()
+
+
+def _geometry(model: FaceModel, yaw_deg: float) -> Geometry:
+    with torch.no_grad():
+        head = model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
+    rotation = rotation_from_euler_deg(torch.tensor([0.0, yaw_deg, 0.0]))
+    camera = orthographic_camera(rotation, 0.85, torch.tensor([PHOTO / 2, PHOTO / 2 + 8.0]))
+    return Geometry(head, model.topology.faces, camera, "lifemask")
+
+
+def _photo(
+    model: FaceModel, geometry: Geometry, skin: torch.Tensor, light: Lighting
+) -> torch.Tensor:
+    """(3, h, w) sRGB of the head in one colour on a blue wall."""
+    topology = model.topology
+    textures = [skin.view(1, 3, 1, 1).expand(1, 3, 2, 2)] * len(topology.part_names)
+    wall = torch.tensor([0.1, 0.2, 0.7]).view(3, 1, 1).expand(3, PHOTO, PHOTO)
+    picture = render(
+        geometry.vertices_mm[None],
+        topology.faces,
+        geometry.camera,
+        PHOTO,
+        PHOTO,
+        uvs=topology.uvs,
+        faces_uv=topology.faces_uv,
+        albedo=textures,
+        face_part=topology.face_part,
+        lighting=light,
+        background=wall,
+    )
+    return linear_to_srgb(picture.image[0]).clamp(0, 1)
+
+
+@pytest.fixture(scope="module")
+def turned(model: FaceModel) -> tuple[Geometry, Appearance]:
+    """A head turned by 35 degrees under coloured side light, and its texture."""
+    geometry = _geometry(model, 35.0)
+    photo = _photo(model, geometry, torch.tensor([0.42, 0.25, 0.17]), LIGHT)
+    return geometry, texture_from_photo(photo, geometry, model, CONFIG)
+
+
+def test_the_texture_is_complete_and_physical(turned: tuple[Geometry, Appearance]) -> None:
+    appearance = turned[1]
+    assert appearance.albedo.shape == (3, SIZE, SIZE)
+    assert bool(appearance.albedo.isfinite().all())
+    assert float(appearance.albedo.min()) > 0 and float(appearance.albedo.max()) <= 1
+    assert appearance.visible is not None and 0 < float(appearance.visible.float().mean()) < 0.5
+    for texture in appearance.part_albedo.values():
+        assert texture.shape == (3, 64, 64) and bool(texture.isfinite().all())
+
+
+def test_nothing_of_the_background_gets_into_the_texture(
+    turned: tuple[Geometry, Appearance],
+) -> None:
+    red, _, blue = turned[1].albedo
+    assert bool((blue < red * 1.05).all())
+
+
+def test_side_light_is_taken_out(model: FaceModel, turned: tuple[Geometry, Appearance]) -> None:
+    """Albedo of a uniform head under side light varies far less than its picture does."""
+    from lifemask.methods.texture import _layout
+
+    layout = _layout(model, CONFIG)
+    skin = (layout.texel_core > 0.9) & turned[1].visible.reshape(-1)[layout.atlas.flat_ids]  # type: ignore[union-attr]
+    albedo = layout.atlas.gather(turned[1].albedo)[skin]
+    spread = float(albedo.std(0).div(albedo.mean(0)).max())
+    assert spread < 0.12
+    hue = albedo.mean(0) / albedo.mean()
+    truth = torch.tensor([0.42, 0.25, 0.17])
+    torch.testing.assert_close(hue, truth / truth.mean(), atol=0.15, rtol=0)
+
+
+def test_same_photo_gives_the_same_texture(model: FaceModel) -> None:
+    geometry = _geometry(model, 0.0)
+    photo = _photo(model, geometry, torch.tensor([0.2, 0.11, 0.07]), LIGHT)
+    first = texture_from_photo(photo, geometry, model, CONFIG)
+    second = texture_from_photo(photo, geometry, model, CONFIG)
+    assert torch.equal(first.albedo, second.albedo)
+
+
+def test_a_head_outside_the_photo_still_gets_a_plausible_skin(model: FaceModel) -> None:
+    geometry = _geometry(model, 0.0)
+    away = replace(geometry.camera, translation=torch.tensor([5000.0, 0.0, 0.0]))
+    photo = torch.rand(3, 40, 40)
+    appearance = texture_from_photo(photo, replace(geometry, camera=away), model, CONFIG)
+    assert not bool(appearance.visible.any())  # type: ignore[union-attr]
+    red, green, blue = appearance.albedo.mean((1, 2))
+    assert bool(red > green) and bool(green > blue)
+
+
+def test_another_topology_is_refused(model: FaceModel) -> None:
+    geometry = _geometry(model, 0.0)
+    wrong = replace(geometry, vertices_mm=geometry.vertices_mm[:100])
+    with pytest.raises(ValueError, match="topology"):
+        texture_from_photo(torch.rand(3, 40, 40), wrong, model, CONFIG)
+
+
+def test_light_and_tone_of_synthetic_skin_are_found_despite_outliers() -> None:
+    generator = torch.Generator().manual_seed(3)
+    normals = torch.nn.functional.normalize(
+        torch.randn(4000, 3, generator=generator) + torch.tensor([0.0, 0.0, 1.2]), dim=-1
+    )
+    normals = normals[normals[:, 2] > 0.2]
+    transfer = lambert_transfer(normals)
+    tone = torch.tensor([0.35, 0.20, 0.13]).log()
+    colors = tone.exp() * (transfer @ LIGHT.sh)
+    colors = colors * torch.exp(0.05 * torch.randn(len(colors), 1, generator=generator))
+    colors[::7] *= 0.15  # hair, shadow
+    zero, ones = torch.zeros(len(colors), 3), torch.ones(len(colors))
+    tones = torch.tensor([[0.7, 0.4, 0.3], [0.15, 0.05, 0.02], [0.4, 0.22, 0.14]]).log()
+    found = estimate_light(colors, transfer, zero, zero, ones, tones)
+    luminance = torch.tensor(LUMINANCE)
+    truth, ours = (transfer @ LIGHT.sh) @ luminance, (transfer @ found.lighting.sh) @ luminance
+    ratio = ours / truth
+    assert float(ratio.std() / ratio.mean()) < 0.05  # shape of the light
+    assert abs(float((found.tone - tone) @ luminance)) < 0.3  # exposure is ambiguous
+    assert found.residual < 0.15
+
+
+def test_darker_light_on_the_same_skin_is_mostly_blamed_on_the_photo() -> None:
+    """With a dark white point an underexposed photo keeps its tone."""
+    normals = torch.nn.functional.normalize(torch.randn(2000, 3).abs(), dim=-1)
+    transfer, tone = lambert_transfer(normals), torch.tensor([0.45, 0.28, 0.19])
+    zero, ones = torch.zeros(2000, 3), torch.ones(2000)
+    tones = torch.tensor([[0.7, 0.4, 0.3], [0.15, 0.05, 0.02], [0.4, 0.22, 0.14]]).log()
+    colors = 0.3 * tone * (transfer @ ambient_light().sh)
+    dim = estimate_light(colors, transfer, zero, zero, ones, tones, white_point=0.25)
+    full = estimate_light(colors, transfer, zero, zero, ones, tones, white_point=1.0)
+    assert float((dim.tone - full.tone).min()) > 0.3
+
+
+def test_the_mesh_field_interpolates_and_extends_smoothly(model: FaceModel) -> None:
+    geometry = _geometry(model, 0.0)
+    faces = model.topology.faces[model.topology.face_part == 0]
+    smoother = create_mesh_smoother(
+        geometry.vertices_mm, faces, torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, 3)
+    )
+    weights = (geometry.vertices_mm[:, 0] > 0).float()
+    constant = smoother.solve(torch.full((len(weights), 1), 0.4), weights, 1.0, decay=1e-9)
+    ids = faces.unique().long()
+    torch.testing.assert_close(
+        constant[ids], torch.full_like(constant[ids], 0.4), atol=1e-3, rtol=0
+    )
+    values = torch.rand(len(weights), 1)
+    field = smoother.solve(values, weights, 1.0)
+    assert float(field.min()) >= 0 and float(field.max()) <= float(values.max())
+
+
+def test_eyes_have_dark_pupils_in_coloured_irises_in_light_sclera(model: FaceModel) -> None:
+    from lifemask.graphics.uv import create_uv_atlas
+    from lifemask.methods._texture_parts import LIMBUS_DEG, PUPIL_DEG, _eye_angles
+
+    topology, head = model.topology, _geometry(model, 0.0).vertices_mm
+    mask = topology.face_part == topology.part_names.index("eyes")
+    atlas = create_uv_atlas(topology.uvs, topology.faces_uv, topology.faces, 128, face_mask=mask)
+    colors = eye_colors(atlas, head, torch.tensor([0.08, 0.04, 0.02]))
+    angle = _eye_angles(atlas, head)[0]
+    light = colors.mean(-1)
+    pupil, iris = light[angle < PUPIL_DEG - 2], light[(angle > 12) & (angle < 18)]
+    sclera = light[(angle > LIMBUS_DEG + 4) & (angle < LIMBUS_DEG + 10)]
+    assert float(pupil.max()) < 0.02 < float(iris.median()) < 0.1 < float(sclera.median())
