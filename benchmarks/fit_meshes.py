@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import numpy as np
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.linear import LinearFaceModel
 from lifemask.graphics.meshio import read_glb
+from provenance import provenance
 
 PRIOR_MM2 = 2.0  # weight of |a|^2 against squared distances in mm, summed over the face
 POINT_SHARE = 0.1  # weight of point-to-point beside point-to-plane distances
@@ -182,6 +182,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with scans/ and ict/")
     parser.add_argument("--heads", type=int, default=10, help="ICT heads")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/fit_meshes.json"))
+    parser.add_argument("--card", type=Path, help="card to note the means of 80 modes in")
     options = parser.parse_args()
     model = load_face_model()
     assert isinstance(model, LinearFaceModel)
@@ -192,11 +193,19 @@ def main() -> None:
         heads = fit_ict(basis, options.data / "ict" / "ict.npz", options.heads)
         table[f"modes_{modes}"] = {"LeePerrySmith": scan, "ict_held_out": heads}
         print(modes, "modes: scan", scan, "ICT", heads, flush=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     command = f"python benchmarks/fit_meshes.py --data DATA --heads {options.heads}"
-    result = {"command": command, "commit": commit.stdout.strip(), "results": table}
+    result = provenance(command) | {"benchmark": "fit_meshes", "results": table}
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if options.card is not None:
+        card = json.loads(options.card.read_text(encoding="utf-8"))
+        card["measured"]["fit_mean_mm"] = card_numbers(table["modes_80"])
+        options.card.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def card_numbers(fits: dict[str, dict]) -> dict[str, float]:
+    """The mean distances in mm that the model's card quotes."""
+    return {name: fit["mean_mm"] for name, fit in fits.items()}
 
 
 if __name__ == "__main__":

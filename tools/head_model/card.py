@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def write(head, names, odd, shares, gains, masks, embeddings, out: Path) -> None
         "notices": [ICT_NOTICE],
         "recipe": "python tools/build_head_model.py --ict ict.npz --correspondence "
         "correspondence.npz --out src/lifemask/weights",
-        "commit": "",
+        "commit": _commit(),
         "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()},
         "measured": {
             "vertices": len(head.mean),
@@ -66,6 +67,13 @@ def write(head, names, odd, shares, gains, masks, embeddings, out: Path) -> None
         },
     }
     path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def _commit() -> str:
+    """The commit that the build ran from, "" outside a clone."""
+    here = Path(__file__).parent
+    command = ["git", "rev-parse", "--short=10", "HEAD"]
+    return subprocess.run(command, cwd=here, capture_output=True, text=True).stdout.strip()
 
 
 def _model(head, names, odd, gains, masks, embeddings) -> LinearFaceModel:

@@ -14,10 +14,11 @@ from head_model import carry
 from head_model.sources import Ict
 
 JAW_SHAPES = ("jawOpen", "jawForward", "jawLeft", "jawRight")
-CROWN_MM = {"upper": 11.5, "lower": 10.5}  # kept height of a tooth, with a little root in the gum
+CROWN_MM = {"upper": 12.5, "lower": 12.5}  # kept height of a tooth, with a little root in the gum
 FACES_PER_TOOTH = 62
 BACK_MM = 70.0  # what lies behind is never seen
-FACES_PER_GUM = 210
+GUM_TOP_MM, GUM_BOTTOM_MM = -13.5, -54.0  # heights beyond which lips and cheeks hide the gums
+FACES_PER_GUM = 200
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def gums(ict: Ict) -> Piece:
     near = KDTree(tooth).query(centre)[0] < 5.0
     moves = np.linalg.norm(ict.expression["jawOpen"][faces], axis=2).mean(1)
     upper = moves < 4.0
+    near &= np.where(upper, centre[:, 1] < GUM_TOP_MM, centre[:, 1] > GUM_BOTTOM_MM)
     right = (ict.mean[faces][..., 0] <= 0.05).all(1) & (centre[:, 2] > BACK_MM - 3.0)
     halves = [_thin(ict, faces[near & right & side], FACES_PER_GUM) for side in (upper, ~upper)]
     for points, _, _ in halves:
