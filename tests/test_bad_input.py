@@ -248,6 +248,8 @@ LANDMARKS: dict[str, tuple[str, str | bytes]] = {
     "not npz": ("npz", b"PK no archive"),
     "unknown suffix": ("docx", "points"),
     "not pts": ("pts", "version: 1"),
+    "text in csv": ("csv", "u,v\n1,two\n"),
+    "ragged csv": ("csv", "1,2\n3,4,5\n"),
 }
 
 

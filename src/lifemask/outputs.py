@@ -176,5 +176,5 @@ def _write_head(
     if "png" in formats:
         from lifemask.preview import preview
 
-        preview(head, photo, photo_name).save(folder / f"preview{suffix}.png", optimize=True)
+        preview(head, photo, photo_name).save(folder / f"preview{suffix}.png")
     return sorted(p.name for p in set(folder.iterdir()) - before)

@@ -125,7 +125,8 @@ def test_fit_takes_landmarks(eggs, photo, tmp_path):
     points = EggLandmarker((0, -15, 0))(np.zeros((160, 200, 3)), (40, 20, 160, 140)).points[:, :2]
     (tmp_path / "points.json").write_text(json.dumps(points.tolist()))
     np.savez(tmp_path / "points.npz", points=points.numpy())
-    for i, name in enumerate(("points.json", "points.npz")):
+    np.savetxt(tmp_path / "points.csv", points.numpy(), delimiter=",", header="u,v", comments="")
+    for i, name in enumerate(("points.json", "points.npz", "points.csv")):
         out = tmp_path / f"out{i}"
         arguments = ("fit", photo, "--landmarks", tmp_path / name, "-o", out, "--formats", "json")
         assert run(*arguments) == 0

@@ -32,7 +32,8 @@ def load_landmarks(
 
     `.npz`: `points` or `landmarks` (n, 2 or 3), optionally `sigma_px` (n,), `visible` (n,) and
     `convention`. `.json`: the same keys in an object, or the bare list of points. `.pts`: the
-    iBUG format, whose pixels count from 1. Other coordinates are photo px as everywhere: 0-based,
+    iBUG format, whose pixels count from 1. `.csv`: a row `u,v` or `u,v,w` per point, with or
+    without a line of names above. Other coordinates are photo px as everywhere: 0-based,
     u right, v down, w nearness.
 
     Args:
@@ -44,7 +45,7 @@ def load_landmarks(
         UserError: the file cannot be read or its points cannot be landmarks of a face.
     """
     path = Path(path)
-    readers = {".npz": _read_npz, ".json": _read_json, ".pts": _read_pts}
+    readers = {".npz": _read_npz, ".json": _read_json, ".csv": _read_csv, ".pts": _read_pts}
     if path.suffix.lower() not in readers:
         known = ", ".join(readers)
         raise UserError(f"{path}: unknown landmark format {path.suffix!r}; known: {known}")
@@ -171,3 +172,19 @@ def _read_pts(path: Path) -> dict[str, Any]:
     rows = [line.split() for line in text[text.index("{") + 1 : text.index("}")].splitlines()]
     points = np.array([[float(x) for x in row] for row in rows if row])
     return {"points": points - 1 if points.size else points}
+
+
+def _read_csv(path: Path) -> dict[str, Any]:
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    rows = [line.split(",") for line in lines if line.strip()]
+    if rows and not _is_number(rows[0][0]):
+        rows = rows[1:]
+    return {"points": np.array([[float(x) for x in row] for row in rows])}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
