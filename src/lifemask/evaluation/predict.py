@@ -16,7 +16,7 @@ from lifemask.assets import UserError
 from lifemask.data.aflw2000 import Aflw2000
 from lifemask.evaluation.predictions import Predictions, load_predictions, save_predictions
 from lifemask.evaluation.score import load_entry, lookup
-from lifemask.types import Face, Landmarks
+from lifemask.types import Face
 
 DATASETS = {"aflw2000": "lifemask.data.aflw2000:load_aflw2000"}
 """Data-set name to its loader, as an import string."""
@@ -109,7 +109,6 @@ def load_system(
     from lifemask.graphics.camera import euler_deg_from_rotation, project
     from lifemask.graphics.pose import procrustes_camera
     from lifemask.methods.fitting import fit_landmarks
-    from lifemask.pipeline import landmark_square
 
     if method not in ("landmarker", "fit"):
         raise UserError(f"unknown method {method!r}; valid: fit, landmarker")
@@ -117,14 +116,8 @@ def load_system(
     model = load_face_model()
     neutral = model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
 
-    def find_landmarks(image: ndarray, face: Face | Box) -> Landmarks:
-        landmarks = landmarker(image, face)
-        if isinstance(face, Face):  # as in the pipeline: again, in the square around the points
-            landmarks = landmarker(image, landmark_square(landmarks))
-        return landmarks
-
     def run_landmarker(image: ndarray, face: Face | Box) -> tuple[ndarray, ndarray]:
-        landmarks = find_landmarks(image, face)
+        landmarks = landmarker(image, face)
         mean_head = model.landmarks(neutral, landmarks.convention)
         camera = procrustes_camera(mean_head, landmarks.points, landmarks.sigma_px**-2)
         return (
@@ -134,7 +127,7 @@ def load_system(
 
     def run_fit(image: ndarray, face: Face | Box) -> tuple[ndarray, ndarray]:
         height, width = image.shape[:2]
-        geometry = fit_landmarks(find_landmarks(image, face), model, image_size=(width, height))
+        geometry = fit_landmarks(landmarker(image, face), model, image_size=(width, height))
         points = project(model.landmarks(geometry.vertices_mm, SCORED_SET), geometry.camera)
         return points.numpy(), euler_deg_from_rotation(geometry.camera.rotation).numpy()
 
