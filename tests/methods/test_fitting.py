@@ -234,6 +234,8 @@ def test_impossible_landmarks_raise_one_clear_line(model) -> None:
         (dataclasses.replace(landmarks, convention="none"), FitConfig(), "it has: aflw21"),
         (landmarks, FitConfig(camera="pinhole"), "image_size"),
     ]
+    heap = dataclasses.replace(landmarks, points=torch.full((392, 3), 7.0))
+    cases.append((heap, FitConfig(), "in one place"))
     blind = dataclasses.replace(landmarks, sigma_px=torch.full((392,), torch.inf))
     for given, config, message in [*cases, (blind, FitConfig(), "at least 6")]:
         with pytest.raises(UserError, match=message) as caught:

@@ -123,6 +123,8 @@ def affine_camera(
     image_mean = (q * image).sum(-2, keepdim=True)
     x, y = points_mm - model_mean, image - image_mean
     gram = (q * x).transpose(-1, -2) @ x
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    gram = gram + 1e-12 * trace * torch.eye(3, dtype=gram.dtype, device=gram.device)  # coplanar
     affine = torch.linalg.solve(gram, (q * x).transpose(-1, -2) @ y).transpose(-1, -2)  # (*b, 2, 3)
     third = torch.linalg.cross(affine[..., 0, :], affine[..., 1, :])
     third = third / third.norm(dim=-1, keepdim=True).sqrt().clamp_min(1e-12)

@@ -65,9 +65,9 @@ def skin_samples(
     everything = vertex_basis(model)
     vertices = everything.at(coefficients.to(everything.mean))
     camera = _to(camera, vertices)
-    faces = model.topology.faces
+    faces = model.topology.faces.to(vertices.device)
     face_ids, bary = _draw(vertices, faces, camera, size)
-    usable = skin_faces(model.topology)
+    usable = skin_faces(model.topology).to(vertices.device)
     keep = (face_ids >= 0) & usable[face_ids.clamp_min(0).long()]
     if mask is not None:
         keep &= mask

@@ -29,6 +29,7 @@ from lifemask.methods._fitting_surface import (
 from lifemask.types import Camera, Landmarks
 
 _MIN_POINTS = 6
+_MIN_EXTENT_PX = 2.0
 # AFLW's ears and chin are clicked loosely (methods.md 0.4).
 _LOOSE_POINTS = {"aflw21": ((12, 16, 20), 0.3)}
 
@@ -52,6 +53,9 @@ def check_landmarks(landmarks: Landmarks, model: FaceModel) -> None:
     seen = int(seen_points(landmarks).sum())
     if seen < _MIN_POINTS:
         raise UserError(f"a fit needs at least {_MIN_POINTS} visible landmarks, got {seen}")
+    visible = landmarks.points[seen_points(landmarks), :2]
+    if float((visible.amax(0) - visible.amin(0)).min()) < _MIN_EXTENT_PX:
+        raise UserError("the landmarks lie in one place or on one line of the photo")
 
 
 def seen_points(landmarks: Landmarks) -> Bool[Tensor, " n"]:
@@ -73,7 +77,7 @@ class SlidingJaw:
 
     strips: ContourStrips
     normals: Float[Tensor, "17 2"]
-    seen: Bool[Tensor, 17]
+    seen: Bool[Tensor, " 17"]
     tangential: float
 
     def apply(self, state: State, observation: Observation) -> Observation:
@@ -121,13 +125,18 @@ def create_task(landmarks: Landmarks, model: FaceModel, config: FitConfig) -> Fi
         UserError: landmarks that cannot be fitted.
     """
     check_landmarks(landmarks, model)
+    points = landmark_points(model, landmarks.convention)
+    landmarks = replace(
+        landmarks,
+        points=landmarks.points.to(points.mean.device),
+        sigma_px=landmarks.sigma_px.to(points.mean.device),
+    )
     target = landmarks.points.double()
     seen, depth = seen_points(landmarks), target[:, 2].isfinite()
     jaw = None
     if _slides(landmarks, config):
         normals = outline_normals(_filled(target[JAW, :2], seen[JAW]))
         jaw = SlidingJaw(contour_strips(model), normals, seen[JAW], config.contour_tangential)
-    points = landmark_points(model, landmarks.convention)
     whitening = _whitening(landmarks, seen, depth, config)
     target = torch.where(target.isfinite(), target, 0.0)
     observation = Observation(points.select(seen), target[seen], whitening[seen])

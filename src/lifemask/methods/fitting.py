@@ -43,12 +43,13 @@ def fit_landmarks(
         image_size: (width, height) of the photo in px; needed by the pinhole camera only.
 
     Returns:
-        Geometry of the landmarks' dtype and device; `residual_px` is the root mean square distance
-        in (u, v) over the seen points, across the outline for sliding ones.
+        Geometry of the landmarks' dtype, on the model's device; `residual_px` is the root mean
+        square distance in (u, v) over the seen points, across the outline for sliding ones.
 
     Raises:
-        UserError: fewer than six usable points, a wrong number of points for the set, a set that
-            the model does not have, or a pinhole camera without an image size.
+        UserError: fewer than six usable points or all in one place, a wrong number of
+            points for the set, a set that the model does not have, or a pinhole camera without an
+            image size.
     """
     config = config or FitConfig()
     task = create_task(landmarks, model, config)
@@ -63,6 +64,8 @@ def fit_landmarks(
     state = minimise(state, task.observe, task.prior, penalty, max(3, config.iterations // 3))
     penalty = replace(penalty, noise=noise_factor(task, state))
     state = minimise(state, task.observe, task.prior, penalty, config.iterations)
+    if not bool(state.coefficients.isfinite().all() & state.camera.rotation.isfinite().all()):
+        raise UserError("the landmarks do not form a face")
     return geometry_of(state, model, residual_px_of(state, task), landmarks.points.dtype)
 
 

@@ -116,7 +116,9 @@ def refine_photometric(
         raise UserError("photometric refinement needs a geometry with parameters of the face model")
     albedo = albedo or skin_albedo(model)
     crop = _crop(image, geometry, model, config.size)
-    usable = None if mask is None else _crop_mask(mask, crop)
+    device = albedo.mean.device
+    pixels = crop.image.to(device)
+    usable = None if mask is None else _crop_mask(mask, crop).to(device)
     state, problem = _prepare(geometry, params, landmarks, model, config, crop)
 
     def draw(state: State, blur: float) -> SkinSamples:
@@ -126,14 +128,14 @@ def refine_photometric(
         )
 
     blur = config.blur_px[0] if config.blur_px else 0.0
-    first = make_picture(crop.image, blur)
+    first = make_picture(pixels, blur)
     samples = draw(state, blur)
     if len(samples.pixels) < _MIN_SAMPLES:
         raise UserError("no visible skin to compare: the face lies outside the photo or is tiny")
     look = problem.first_look(state, samples, first)
     before = after = problem.error(state, look, samples, first)
     for round_number, blur in enumerate(config.blur_px):
-        picture = make_picture(crop.image, blur)
+        picture = make_picture(pixels, blur)
         samples = draw(state, blur) if round_number else samples
         state, look = problem.solve(state, look, samples, picture, config.iterations)
     if config.blur_px:
@@ -178,8 +180,10 @@ def _prepare(
     points = photo_to_crop(landmarks.points, crop)
     inside = Landmarks(points, landmarks.sigma_px * zoom, landmarks.convention)
     task = create_task(inside, model, config.fit)
-    camera = camera_for_crop(_double(geometry.camera), crop.center_px, crop.side_px, crop.size)
-    coefficients = torch.cat((params.identity, params.expression)).double()
+    camera = camera_for_crop(
+        _like(geometry.camera, task.prior.linear), crop.center_px, crop.side_px, crop.size
+    )
+    coefficients = torch.cat((params.identity, params.expression)).to(task.prior.linear)
     state = start_state(task, camera, coefficients)
     task = replace(task, prior=_tethered(task.prior, state, model, config.expression_sigma))
     share = min(1.0, config.fit.effective_points / len(task.fixed.target))
@@ -206,11 +210,11 @@ def _tethered(prior: Prior, state: State, model: FaceModel, sigma: float) -> Pri
     )
 
 
-def _double(camera: Camera) -> Camera:
+def _like(camera: Camera, like: Tensor) -> Camera:
     return Camera(
         camera.model,
-        camera.rotation.double(),
-        camera.translation.double(),
-        camera.scale.double(),
-        camera.center.double(),
+        camera.rotation.to(like),
+        camera.translation.to(like),
+        camera.scale.to(like),
+        camera.center.to(like),
     )
