@@ -90,6 +90,7 @@ def speed_rows(speed: Result) -> list[list[str]]:
     return rows
 
 
+MESH_HEAD = ("modes", "real scan, mean / median mm", "unseen ICT heads, mean / median mm")
 ACCURACY_HEAD = (
     "photos",
     "weights",
@@ -115,6 +116,33 @@ def rasterise_rows(result: Result) -> list[list[str]]:
     return rows
 
 
+def mesh_rows(result: Result) -> list[list[str]]:
+    """One row per number of modes: distances of the fitted head model to what it was fitted to."""
+    rows = []
+    for name, fits in result["results"].items():
+        scan, heads = fits["LeePerrySmith"], fits["ict_held_out"]
+        rows.append(
+            [
+                name.removeprefix("modes_"),
+                f"{scan['mean_mm']:.2f} / {scan['median_mm']:.2f}",
+                f"{heads['mean_mm']:.2f} / {heads['median_mm']:.2f} ({heads['heads']} heads)",
+            ]
+        )
+    return rows
+
+
+def fit_rows(result: Result) -> list[list[str]]:
+    """Landmark fit without and with photometric refinement on rendered heads."""
+    heads = f"{result['heads']} rendered heads, landmark noise {result['noise_px']} px"
+    return [
+        [heads, name, f"{result['shape' + key + '_mm']:.2f} mm", f"{result[landmark]:.2f} px"]
+        for name, key, landmark in (
+            ("landmarks", "", "landmarks_px"),
+            ("and photo", "_photometric", "landmarks_photometric_px"),
+        )
+    ]
+
+
 def results_page(results: dict[str, Result]) -> str:
     """The text of RESULTS.md."""
     lines = [
@@ -136,6 +164,11 @@ def results_page(results: dict[str, Result]) -> str:
             *_table(ACCURACY_HEAD, rows),
             "",
         ]
+    if meshes := results.get("fit_meshes"):
+        lines += ["## Head model fitted to meshes", "", *_table(MESH_HEAD, mesh_rows(meshes)), ""]
+    if fit := results.get("fit"):
+        head = ("data", "fitted to", "shape error", "landmark error")
+        lines += ["## Fitter", "", *_table(head, fit_rows(fit)), ""]
     if speed := results.get("speed"):
         load = speed["load_average"]
         lines += [
@@ -166,6 +199,8 @@ def readme_block(results: dict[str, Result]) -> str:
         keep = [0, 1, 2, 4, 5, 6]
         pick = [[row[k] for k in keep] for row in rows]
         lines += _table(tuple(ACCURACY_HEAD[k] for k in keep), pick) + [""]
+    if meshes := results.get("fit_meshes"):
+        lines += [*_table(MESH_HEAD, mesh_rows(meshes)[:1]), ""]
     if speed := results.get("speed"):
         rows = [row for row in speed_rows(speed) if row[2]]
         lines += _table(SPEED_HEAD, rows)
