@@ -87,9 +87,9 @@ def test_nothing_of_the_background_gets_into_the_texture(
 
 def test_side_light_is_taken_out(model: FaceModel, turned: tuple[Geometry, Appearance]) -> None:
     """Albedo of a uniform head under side light varies far less than its picture does."""
-    from lifemask.methods.texture import _layout
+    from lifemask.methods._texture_layout import texture_layout
 
-    layout = _layout(model, CONFIG)
+    layout = texture_layout(model, CONFIG.size, CONFIG.part_size, CONFIG.gutter_px)
     skin = (layout.texel_core > 0.9) & turned[1].visible.reshape(-1)[layout.atlas.flat_ids]  # type: ignore[union-attr]
     albedo = layout.atlas.gather(turned[1].albedo)[skin]
     spread = float(albedo.std(0).div(albedo.mean(0)).max())

@@ -6,12 +6,14 @@ A photo shows too little of them, and what it shows has a gaze and highlights ba
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lifemask.facemodel.base import FaceModel
+from lifemask.facemodel.base import Topology
 from lifemask.graphics.lighting import shading
 from lifemask.graphics.uv import UvAtlas, create_uv_atlas, fill_holes, unwrap
 from lifemask.types import Geometry, Lighting
@@ -29,25 +31,24 @@ _MOUTH_FRONT, _MOUTH_BACK, _SOCKET = (0.26, 0.07, 0.065), (0.045, 0.010, 0.009),
 _MIN_IRIS_SAMPLES, _MIN_EYE_PX = 40, 9.0
 
 
-def part_textures(
-    linear: Float[Tensor, "3 h w"],
-    geometry: Geometry,
-    model: FaceModel,
-    lighting: Lighting,
-    mean_mm: Float[Tensor, "v 3"],
-    size: int,
-) -> dict[str, Float[Tensor, "3 n n"]]:
-    """Linear albedo of each part other than the skin that the model has, by part name.
+@dataclass(frozen=True)
+class PartLayout:
+    """What depends only on the model and the texture's size.
 
-    Args:
-        linear: the photo, linear RGB; the iris's colour is taken from it where it shows enough.
-        geometry: posed head.
-        model: names parts, faces and uvs.
-        lighting: the photo's light, camera frame.
+    Attributes:
+        painted: (3, n, n) finished textures of the parts that no photo changes, by name.
+        eyes: atlas of the eyeballs; None for a model without.
         mean_mm: (v, 3) the neutral mean head.
-        size: side of each texture.
     """
-    topology, textures = model.topology, {}
+
+    painted: Mapping[str, Float[Tensor, "3 n n"]]
+    eyes: UvAtlas | None
+    mean_mm: Float[Tensor, "v 3"]
+
+
+def create_part_layout(topology: Topology, mean_mm: Float[Tensor, "v 3"], size: int) -> PartLayout:
+    """Atlases and textures (size, size) of the parts other than the skin that have faces."""
+    painted, eyes = {}, None
     for index, name in enumerate(topology.part_names):
         mask = topology.face_part == index
         if name == "skin" or not bool(mask.any()):
@@ -58,15 +59,36 @@ def part_textures(
             topology.uvs, topology.faces_uv, topology.faces, size, face_mask=mask, gutter_px=6
         )
         if name == "eyes":
-            iris = iris_color(linear, geometry, atlas, lighting, mean_mm)
-            colors = eye_colors(atlas, mean_mm, iris)
+            eyes = atlas
         elif name == "teeth":
-            colors = _teeth_colors(atlas)
+            painted[name] = _texture(atlas, _teeth_colors(atlas))
         else:
-            colors = _tongue_colors(atlas, mean_mm)
-        covered = atlas.scatter(torch.ones(len(atlas), 1))[0]
-        textures[name] = fill_holes(atlas.scatter(colors), covered).clamp(0, 1)
+            painted[name] = _texture(atlas, _tongue_colors(atlas, mean_mm))
+    return PartLayout(painted, eyes, mean_mm)
+
+
+def part_textures(
+    linear: Float[Tensor, "3 h w"], geometry: Geometry, layout: PartLayout, lighting: Lighting
+) -> dict[str, Float[Tensor, "3 n n"]]:
+    """Linear albedo of each part other than the skin, by part name.
+
+    Args:
+        linear: the photo, linear RGB; the iris's colour is taken from it where it shows enough.
+        geometry: posed head.
+        layout: of the model.
+        lighting: the photo's light, camera frame.
+    """
+    textures = dict(layout.painted)
+    if layout.eyes is not None:
+        iris = iris_color(linear, geometry, layout.eyes, lighting, layout.mean_mm)
+        textures["eyes"] = _texture(layout.eyes, eye_colors(layout.eyes, layout.mean_mm, iris))
     return textures
+
+
+def _texture(atlas: UvAtlas, colors: Tensor) -> Tensor:
+    """Texels as a texture whose empty places continue them."""
+    covered = atlas.scatter(torch.ones(len(atlas), 1))[0]
+    return fill_holes(atlas.scatter(colors), covered).clamp(0, 1)
 
 
 def cavity_colors(

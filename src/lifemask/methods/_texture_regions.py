@@ -64,12 +64,10 @@ class VertexMasks:
     Attributes:
         interior: what belongs to the face whatever its colour: brows, eyes, mouth, beard.
         skin_core: bare skin that is lit like a smooth surface: cheeks, nose, lower forehead.
-        lips: 1 on the lips.
     """
 
     interior: Float[Tensor, "v"]
     skin_core: Float[Tensor, "v"]
-    lips: Float[Tensor, "v"]
 
 
 def vertex_masks(mean_mm: Float[Tensor, "v 3"], ict68: Float[Tensor, "68 3"]) -> VertexMasks:
@@ -87,7 +85,7 @@ def vertex_masks(mean_mm: Float[Tensor, "v 3"], ict68: Float[Tensor, "68 3"]) ->
     nostrils = _near_line(p, lm[31:36] + [0, -2, -2], 5.0)
     busy = np.maximum.reduce([eyes, brow, lips, nostrils])
     skin = _ramp(_inside_distance(p[:, :2], outline) - 2, 6) * front * (1 - busy)
-    return VertexMasks(*(torch.from_numpy(m.astype(np.float32)) for m in (interior, skin, lips)))
+    return VertexMasks(*(torch.from_numpy(m.astype(np.float32)) for m in (interior, skin)))
 
 
 def _ramp(distance: np.ndarray, width: float) -> np.ndarray:

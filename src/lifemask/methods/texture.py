@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from typing import Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -20,24 +19,10 @@ from lifemask.facemodel.base import FaceModel
 from lifemask.graphics.lighting import lambert_transfer, rotate_sh, srgb_to_linear, transferred
 from lifemask.graphics.mesh import vertex_normals
 from lifemask.graphics.occlusion import radiance_transfer
-from lifemask.graphics.uv import (
-    UnwrapResult,
-    UvAtlas,
-    create_uv_atlas,
-    mirror_texels,
-    sample_uv,
-    unwrap,
-)
-from lifemask.methods._texture_fill import MeshSmoother, create_mesh_smoother
+from lifemask.graphics.uv import UnwrapResult, sample_uv, unwrap
+from lifemask.methods._texture_layout import TextureLayout, mean_head, texture_layout
 from lifemask.methods._texture_light import LUMINANCE, LightEstimate, estimate_light
-from lifemask.methods._texture_parts import cavity_colors, part_textures
-from lifemask.methods._texture_prior import AlbedoPrior, load_albedo_prior
-from lifemask.methods._texture_regions import (
-    VertexMasks,
-    chart_roles,
-    skin_chart_faces,
-    vertex_masks,
-)
+from lifemask.methods._texture_parts import part_textures
 from lifemask.types import Appearance, Geometry, Lighting
 
 LOGGER = logging.getLogger(__name__)
@@ -48,6 +33,8 @@ _MAX_FIELD = 0.7
 """Largest correction (log units) a smooth field may apply."""
 _SHADOW_SHARE, _SHADOW_DIRECTIONS = 0.7, 64
 """Share of self-shadowing that is divided out; the rest is filled by light from skin to skin."""
+_GLOSS_LOG = 0.2, 0.8
+"""From and up to how far above a person's skin (log units) brightness becomes gloss."""
 _CHROMA_SD, _LIGHT_SD = 0.10, 0.30
 """Floors of the spread of a person's own skin in log chroma and log luminance."""
 
@@ -99,12 +86,12 @@ def texture_from_photo(
         ValueError: the geometry does not have the model's vertices.
     """
     config = config or TextureConfig()
-    if len(geometry.vertices_mm) != len(_mean_head(model)):
+    if len(geometry.vertices_mm) != len(mean_head(model)):
         raise ValueError(
             f"the geometry has {len(geometry.vertices_mm)} vertices, {model.name} "
-            f"{len(_mean_head(model))}: a texture needs the model's topology"
+            f"{len(mean_head(model))}: a texture needs the model's topology"
         )
-    layout = _layout(model, config)
+    layout = texture_layout(model, config.size, config.part_size, config.gutter_px)
     linear = srgb_to_linear(image.detach().float().cpu())
     seen = unwrap(linear, geometry.vertices_mm.float(), geometry.camera, layout.atlas)
     transfer = _transfer(geometry, layout)
@@ -112,11 +99,12 @@ def texture_from_photo(
     unlit = _remove_light(seen, transfer, light, config)
     skin = _skin_likelihood(unlit, seen, layout)
     unlit = _remove_residual(unlit, seen, skin, light, layout, config)
+    unlit = _remove_highlights(unlit, light, layout)
     hair = _hair_color(unlit, seen, skin, layout, config)
     trust = _trust(unlit, seen, skin, hair, layout)
     albedo = _complete(unlit, trust, skin, light, hair, layout, config)
     lighting = Lighting(rotate_sh(light.lighting.sh, geometry.camera.rotation.float()))
-    parts = part_textures(linear, geometry, model, lighting, _mean_head(model), config.part_size)
+    parts = part_textures(linear, geometry, layout.parts, lighting)
     return Appearance(
         albedo=_assemble(albedo, light, layout),
         lighting=lighting,
@@ -125,108 +113,11 @@ def texture_from_photo(
     )
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """What depends only on the model and the texture's size; t texels of the main chart."""
-
-    atlas: UvAtlas
-    mirrored: Float[Tensor, "t 2"]
-    prior: AlbedoPrior
-    masks: VertexMasks
-    texel_interior: Float[Tensor, "t"]
-    texel_core: Float[Tensor, "t"]
-    texel_lips: Float[Tensor, "t"]
-    smoother: MeshSmoother
-    mirror: Tensor
-    grain: Float[Tensor, "t"]
-    cavity: UvAtlas | None
-    cavity_rgb: Float[Tensor, "c 3"]
-    box: tuple[slice, slice]
-
-
-_LAYOUTS: WeakKeyDictionary[FaceModel, dict[tuple[int, int], _Layout]] = WeakKeyDictionary()
-_MEANS: WeakKeyDictionary[FaceModel, Tensor] = WeakKeyDictionary()
-
-
-@torch.no_grad()
-def _mean_head(model: FaceModel) -> Tensor:
-    if model not in _MEANS:
-        zero = torch.zeros(model.identity_size), torch.zeros(len(model.expression_names))
-        _MEANS[model] = model(*zero).float().cpu()
-    return _MEANS[model]
-
-
-def _layout(model: FaceModel, config: TextureConfig) -> _Layout:
-    """The layout of a model at a size; made once."""
-    made = _LAYOUTS.setdefault(model, {})
-    key = config.size, config.gutter_px
-    if key not in made:
-        made[key] = _create_layout(model, config)
-    return made[key]
-
-
-def _create_layout(model: FaceModel, config: TextureConfig) -> _Layout:
-    topology, mean = model.topology, _mean_head(model)
-    ict68 = model.landmarks(mean, "ict68")
-    main = skin_chart_faces(topology, mean, ict68[30])
-    arrays = topology.uvs, topology.faces_uv, topology.faces, config.size
-    atlas = create_uv_atlas(*arrays, face_mask=main, gutter_px=config.gutter_px)
-    rest = (topology.face_part == topology.part_names.index("skin")) & ~main
-    cavity = None
-    if bool(rest.any()):
-        cavity = create_uv_atlas(*arrays, face_mask=rest, gutter_px=config.gutter_px)
-    roles = chart_roles(topology, mean, ict68)
-    masks = vertex_masks(mean, ict68)
-    stacked = torch.stack([masks.interior, masks.skin_core, masks.lips], dim=-1)
-    interior, core, lips = atlas.interpolate(stacked).unbind(-1)
-    uv = torch.stack((atlas.columns + 0.5, config.size - atlas.rows - 0.5), dim=-1) / config.size
-    margin = config.gutter_px + 2
-    rows, columns = atlas.rows, atlas.columns
-    box = (
-        slice(max(0, int(rows.min()) - margin), int(rows.max()) + margin + 1),
-        slice(max(0, int(columns.min()) - margin), int(columns.max()) + margin + 1),
-    )
-    return _Layout(
-        atlas=atlas,
-        mirrored=mirror_texels(atlas, topology.mirror),
-        prior=load_albedo_prior(uv),
-        masks=masks,
-        texel_interior=interior,
-        texel_core=core,
-        texel_lips=lips,
-        smoother=create_mesh_smoother(mean, topology.faces[main], atlas.corners, atlas.barycentric),
-        mirror=topology.mirror.long(),
-        grain=_grain(atlas),
-        cavity=cavity,
-        cavity_rgb=torch.zeros(0, 3)
-        if cavity is None
-        else cavity_colors(cavity, mean, roles, ict68),
-        box=box,
-    )
-
-
-def _cavity_rgb(
-    cavity: UvAtlas | None, mean_mm: Tensor, roles: Tensor, ict68: Tensor
-) -> Float[Tensor, "c 3"]:
-    if cavity is None:
-        return torch.zeros(0, 3)
-    return cavity_colors(cavity, mean_mm, roles, ict68)
-
-
-def _grain(atlas: UvAtlas) -> Tensor:
-    """Fixed noise (t,) of unit variance, one to two texels wide."""
-    generator = torch.Generator().manual_seed(20240229)
-    noise = torch.randn(1, 1, atlas.size, atlas.size, generator=generator)
-    soft = functional.avg_pool2d(noise, 3, 1, 1) * 2.2 + noise * 0.5
-    values = atlas.gather(soft[0])[:, 0]
-    return values / values.std()
-
-
 def _luminance(rows: Tensor) -> Tensor:
     return rows @ rows.new_tensor(LUMINANCE)
 
 
-def _transfer(geometry: Geometry, layout: _Layout) -> Float[Tensor, "t 9"]:
+def _transfer(geometry: Geometry, layout: TextureLayout) -> Float[Tensor, "t 9"]:
     """How light of order 2 becomes shading at each texel, model frame."""
     vertices, faces = geometry.vertices_mm.float(), geometry.faces
     shadowed = radiance_transfer(vertices, faces, directions=_SHADOW_DIRECTIONS, size=128)
@@ -235,7 +126,7 @@ def _transfer(geometry: Geometry, layout: _Layout) -> Float[Tensor, "t 9"]:
 
 
 def _estimate(
-    linear: Tensor, seen: UnwrapResult, transfer: Tensor, layout: _Layout
+    linear: Tensor, seen: UnwrapResult, transfer: Tensor, layout: TextureLayout
 ) -> LightEstimate:
     """Light (model frame) and tone from the bare skin of the face."""
     prior = layout.prior
@@ -263,7 +154,7 @@ def _remove_light(
     return (seen.colors / torch.maximum(shade, floor)).clamp(0.002, 0.98)
 
 
-def _skin_likelihood(unlit: Tensor, seen: UnwrapResult, layout: _Layout) -> Tensor:
+def _skin_likelihood(unlit: Tensor, seen: UnwrapResult, layout: TextureLayout) -> Tensor:
     """How much each visible texel (t,) looks like the skin of this face's middle, in [0, 1]."""
     features = _color_features(unlit)
     core = seen.visible & (layout.texel_core > 0.7) & (seen.confidence > 0.3)
@@ -272,7 +163,7 @@ def _skin_likelihood(unlit: Tensor, seen: UnwrapResult, layout: _Layout) -> Tens
     center = features[core].median(0).values
     spread = (features[core] - center).abs().median(0).values * 1.4826
     floor = features.new_tensor([_CHROMA_SD, _CHROMA_SD, _LIGHT_SD])
-    distance = (((features - center) / spread.clamp(min=floor, max=2 * floor)) ** 2).sum(-1)
+    distance = (((features - center) / spread.clamp(min=floor, max=1.5 * floor)) ** 2).sum(-1)
     return torch.exp(-0.5 * (distance - 3).clamp(min=0)) * seen.visible
 
 
@@ -287,7 +178,7 @@ def _remove_residual(
     seen: UnwrapResult,
     skin: Tensor,
     light: LightEstimate,
-    layout: _Layout,
+    layout: TextureLayout,
     config: TextureConfig,
 ) -> Tensor:
     """Divide out soft shadows that light of order 2 misses: smooth, grey, mostly one-sided."""
@@ -306,8 +197,17 @@ def _remove_residual(
     return (unlit * torch.exp(-smooth)).clamp(0.002, 0.98)
 
 
+def _remove_highlights(unlit: Tensor, light: LightEstimate, layout: TextureLayout) -> Tensor:
+    """Pull gloss and spots of sun on skin towards the skin's own colour."""
+    expected = layout.prior.log_albedo(light.tone)
+    excess = (_luminance(unlit) / _luminance(expected.exp())).log()
+    t = ((excess - _GLOSS_LOG[0]) / (_GLOSS_LOG[1] - _GLOSS_LOG[0])).clamp(0, 1)
+    share = 0.85 * t * t * (3 - 2 * t) * layout.texel_core
+    return (unlit.log() + share[:, None] * (expected - unlit.log())).exp()
+
+
 def _hair_color(
-    unlit: Tensor, seen: UnwrapResult, skin: Tensor, layout: _Layout, config: TextureConfig
+    unlit: Tensor, seen: UnwrapResult, skin: Tensor, layout: TextureLayout, config: TextureConfig
 ) -> Tensor | None:
     """Log linear RGB (3,) of the hair on the scalp; None for a bare scalp."""
     if config.scalp == "skin":
@@ -332,10 +232,10 @@ def _hair_color(
 
 
 def _trust(
-    unlit: Tensor, seen: UnwrapResult, skin: Tensor, hair: Tensor | None, layout: _Layout
+    unlit: Tensor, seen: UnwrapResult, skin: Tensor, hair: Tensor | None, layout: TextureLayout
 ) -> Tensor:
     """Weight (t,) in [0, 1] of the photo's own texels, smooth, without hair and background."""
-    belongs = torch.maximum(layout.texel_interior * _plausible(unlit, skin), skin)
+    belongs = torch.maximum(layout.texel_interior * _plausible(unlit, skin), skin**2)
     if hair is not None:
         features = _color_features(unlit)
         gap = (features - _color_features(hair.exp()[None])) / features.new_tensor([0.2, 0.2, 0.5])
@@ -356,7 +256,7 @@ def _plausible(unlit: Tensor, skin: Tensor) -> Tensor:
     return torch.exp(-0.5 * ((gap - 0.75).clamp(min=0) / 0.2) ** 2)
 
 
-def _soften(weight: Tensor, layout: _Layout) -> Tensor:
+def _soften(weight: Tensor, layout: TextureLayout) -> Tensor:
     """Shrink the trusted area by a few texels and feather it inwards."""
     rows, columns = layout.box
     reach = max(3, layout.atlas.size // 100) | 1
@@ -376,7 +276,7 @@ def _complete(
     skin: Tensor,
     light: LightEstimate,
     hair: Tensor | None,
-    layout: _Layout,
+    layout: TextureLayout,
     config: TextureConfig,
 ) -> Tensor:
     """Albedo (t, 3) of all texels: the photo where trusted, else its mirror image, else the prior.
@@ -386,7 +286,7 @@ def _complete(
     """
     bare = layout.prior.log_albedo(light.tone)
     own = unlit.clamp(min=2e-3).log()
-    skin_trust = trust * skin * (1 - layout.texel_lips)
+    skin_trust = trust * skin * layout.texel_core
     mirrored, mirror_trust = own, torch.zeros_like(trust)
     if config.mirror:
         mirrored, mirror_trust = _mirror(own, trust, layout)
@@ -402,21 +302,21 @@ def _complete(
     return (source + trust[:, None] * (own - source)).exp().clamp(0.0, 1.0)
 
 
-def _mirror(values: Tensor, trust: Tensor, layout: _Layout) -> tuple[Tensor, Tensor]:
+def _mirror(values: Tensor, trust: Tensor, layout: TextureLayout) -> tuple[Tensor, Tensor]:
     """Values and trust of each texel's mirror image."""
     stacked = torch.cat((values * trust[:, None], trust[:, None]), dim=-1)
     sampled = sample_uv(layout.atlas.scatter(stacked), layout.mirrored)
     return sampled[:, :3] / sampled[:, 3:].clamp(min=1e-3), sampled[:, 3]
 
 
-def _membrane(gap: Tensor, weight: Tensor, layout: _Layout, stiffness: float) -> Tensor:
+def _membrane(gap: Tensor, weight: Tensor, layout: TextureLayout, stiffness: float) -> Tensor:
     """Smooth continuation (t, c) over the mesh of a gap known where it has weight."""
     values, weights = layout.smoother.gather(gap.clamp(-1, 1), weight)
     field = layout.smoother.solve(values, weights, stiffness=stiffness)
     return layout.atlas.interpolate(field.clamp(-_MAX_FIELD, _MAX_FIELD))
 
 
-def _grain_level(own: Tensor, weight: Tensor, layout: _Layout) -> float:
+def _grain_level(own: Tensor, weight: Tensor, layout: TextureLayout) -> float:
     """Standard deviation of the photo's finest texture on skin, for skin it does not show."""
     rows, columns = layout.box
     light = layout.atlas.scatter(_luminance(own)[:, None])[None, :, rows, columns]
@@ -427,7 +327,7 @@ def _grain_level(own: Tensor, weight: Tensor, layout: _Layout) -> float:
     return min(0.06, float(fine.abs().median()) * 1.4826 * 1.2)
 
 
-def _assemble(albedo: Tensor, light: LightEstimate, layout: _Layout) -> Tensor:
+def _assemble(albedo: Tensor, light: LightEstimate, layout: TextureLayout) -> Tensor:
     """The whole texture: charts, gutters, and skin colour in between for mipmaps."""
     texture = layout.atlas.scatter(albedo)
     if layout.cavity is not None:
