@@ -168,3 +168,8 @@ def test_what_cannot_be_refined_is_refused(refined, model) -> None:
     with pytest.raises(UserError, match="no visible skin"):
         nothing = np.zeros((SIZE, SIZE), bool)
         refine_photometric(case.image, case.start, case.landmarks, model, mask=nothing)
+
+
+def test_the_committed_skin_prior_belongs_to_the_committed_head_model(model) -> None:
+    # Uniform skin has 3 modes; run tools/build_skin_albedo.py after the head model's.
+    assert skin_albedo(model).basis.shape[-1] == 8 + 2 * 40
