@@ -114,6 +114,22 @@ def test_one_bad_photo_does_not_stop_the_others(eggs, photo, tmp_path, capsys):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["portrait"]
 
 
+def test_a_fault_of_ours_does_not_stop_the_others(eggs, photo, tmp_path, monkeypatch, capsys):
+    def fail_on_small(self, image, face):
+        if image.shape[0] < 150:
+            raise ZeroDivisionError("a bug")
+        return self.landmarker(image, face)
+
+    monkeypatch.setattr(FakePipeline, "find_landmarks", fail_on_small)
+    small = tmp_path / "small.png"
+    Image.fromarray(np.full((100, 100, 3), 90, np.uint8)).save(small)
+    assert run("reconstruct", small, photo, "-o", tmp_path / "out", "--formats", "json") == 2
+    assert "1 of 2 photos failed" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["portrait"]
+    with pytest.raises(ZeroDivisionError):
+        run("reconstruct", small, "-o", tmp_path / "out")
+
+
 def test_overwrite(eggs, photo, tmp_path, capsys):
     arguments = ("reconstruct", photo, "-o", tmp_path / "out", "--formats", "json")
     assert run(*arguments) == 0 and run(*arguments) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from lifemask.assets import UserError
 
 if TYPE_CHECKING:
     from lifemask.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
 
 LICENCE = {"open": "usable for anything", "research": "research use only"}
 
@@ -90,6 +93,12 @@ def run_jobs(
                 failures.append(str(error))
                 if len(jobs) > 1:
                     typer.echo(f"error: {error}", err=True)
+                continue
+            except Exception as error:  # a fault of ours; the other photos still get their heads
+                if len(jobs) == 1:
+                    raise
+                log.exception("%s: please report this", job.name)
+                failures.append(str(error))
                 continue
             seconds = time.perf_counter() - start
             heads = "1 head" if count == 1 else f"{count} heads"

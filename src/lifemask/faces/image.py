@@ -55,7 +55,7 @@ def load_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
                 "ignore"
             )  # large photos and odd metadata are not the user's fault
             with Image.open(BytesIO(data)) as image:
-                return _decode(image, data, path)
+                return _decode(image, path)
     except UnidentifiedImageError as error:
         raise PhotoError(f"{path} is not an image in a format that can be read") from error
     except Image.DecompressionBombError as error:
@@ -85,7 +85,7 @@ def as_uint8_rgb(image: object) -> UInt8[np.ndarray, "h w 3"]:
     from PIL import Image
 
     if isinstance(image, Image.Image):
-        return _decode(image, b"", Path("the given image"))
+        return _decode(image, Path("the given image"))
     raise PhotoError(f"expected a path, a PIL image or a numpy array, got {type(image).__name__}")
 
 
@@ -112,7 +112,7 @@ def _register_heif(path: Path) -> None:
     register_heif_opener()
 
 
-def _decode(image: Image.Image, data: bytes, name: Path) -> UInt8[np.ndarray, "h w 3"]:
+def _decode(image: Image.Image, name: Path) -> UInt8[np.ndarray, "h w 3"]:
     from PIL import ImageOps
 
     if min(image.size) < MIN_SIDE_PX:
