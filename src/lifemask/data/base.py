@@ -64,6 +64,41 @@ class CropSet:
         )
 
 
+def save_crops(crops: CropSet, folder: Path) -> None:
+    """Store a set so that `load_crops` can map it; several processes then share its memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "images.npy", np.concatenate(crops.images))
+    np.savez(
+        folder / "labels.npz",
+        name=np.array(crops.name),
+        convention=np.array(crops.convention),
+        points=crops.points,
+        visible=crops.visible,
+        nominal_side_px=np.array(crops.nominal_side_px),
+        yaw_deg=crops.yaw_deg,
+        weight=crops.weight,
+    )
+
+
+def load_crops(folder: Path) -> CropSet:
+    """A set that `save_crops` stored, images mapped.
+
+    Raises:
+        UserError: files are missing or broken.
+    """
+    arrays = read_labels(folder / "labels.npz")
+    return CropSet(
+        name=str(arrays["name"]),
+        convention=str(arrays["convention"]),
+        images=(np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),),
+        points=arrays["points"],
+        visible=arrays["visible"],
+        nominal_side_px=float(arrays["nominal_side_px"]),
+        yaw_deg=arrays["yaw_deg"],
+        weight=arrays["weight"],
+    )
+
+
 def read_jpegs(tars: Iterable[Path]) -> dict[str, UInt8[ndarray, "h w 3"]]:
     """All JPEGs of some tar files as uint8 RGB by file name without suffix.
 
@@ -143,7 +178,7 @@ def group_duplicates(
 ) -> Int[ndarray, "n"]:
     """Group number of each picture; near-duplicates and mirrored ones share a group.
 
-    Two pictures are joined when their grey, mean-free, `cells` x `cells` thumbnails correlate
+    Two pictures are joined when their green, mean-free, `cells` x `cells` thumbnails correlate
     above the threshold; groups are the connected components.
 
     Args:
@@ -155,9 +190,11 @@ def group_duplicates(
         (n,) smallest index in each picture's group.
     """
     side = images.shape[1] // cells * cells
-    grey = images[:, :side, :side].mean(-1, dtype=np.float32)
     step = side // cells
-    thumbs = grey.reshape(-1, cells, step, cells, step).mean((2, 4))
+    thumbs = np.zeros((len(images), cells, cells), np.float32)
+    for row in range(step):
+        for column in range(step):
+            thumbs += images[:, row:side:step, column:side:step, 1]
     flat, mirrored = (_unit_rows(t) for t in (thumbs, thumbs[:, :, ::-1]))
     parent = np.arange(len(images))
 

@@ -2,6 +2,8 @@
 
     python -m lifemask.training.export --run runs/landmarker-open --name landmarker-open \
         --family open --metrics scores.json
+
+Batch normalisation is folded into the convolutions for ONNX; the graph takes any batch size.
 """
 
 from __future__ import annotations

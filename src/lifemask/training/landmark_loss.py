@@ -120,7 +120,7 @@ class LandmarkLoss(nn.Module):
         )
         weights = self._weights(batch, here)
         terms: dict[str, Tensor] = {}
-        for k, name in enumerate(BOTH_68):
+        for k in range(len(BOTH_68)):
             shift = self._offset(batch.source, k, here)
             flat = distance(self._reduce(direct, k, batch.source) + shift, batch.points)
             self._add(terms, "point", weighted_mean(flat, weights) / unit / 2)

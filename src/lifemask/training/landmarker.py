@@ -2,6 +2,8 @@
 
     python -m lifemask.training.landmarker --recipe cpu --family research \
         --data DATA --cache CACHE --run runs/landmarker-research
+
+A run is resumed by the same command. `--cache` may be given several times.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from lifemask.data.augment import (
     move_points,
     warp,
 )
-from lifemask.data.base import CropSet, load_render_cache
+from lifemask.data.base import CropSet, load_crops, load_render_cache, save_crops
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.landmarks import convert, flip_table
 from lifemask.nn.landmark_net import LandmarkNet, unit_from_crop_px
@@ -55,13 +57,19 @@ class Corpus:
     held_out: dict[str, CropSet]
 
 
-def load_corpus(recipe: LandmarkerRecipe, data: Path | None, caches: list[Path]) -> Corpus:
+def load_corpus(
+    recipe: LandmarkerRecipe,
+    data: Path | None,
+    caches: list[Path],
+    prepared: Path | None = None,
+) -> Corpus:
     """Everything that the recipe's family may see.
 
     Args:
         recipe: decides the sources.
         data: folder with `aflw21` and `ytf68`; needed by "research".
         caches: folders of renders.
+        prepared: folder where decoded real crops are kept between runs and processes.
 
     Raises:
         UserError: data are missing, or renders with photo textures are offered to "open".
@@ -75,18 +83,30 @@ def load_corpus(recipe: LandmarkerRecipe, data: Path | None, caches: list[Path])
         licence = json.loads((folder / "header.json").read_text(encoding="utf-8"))["licence"]
         if recipe.family == "open" and licence != "open":
             raise UserError(f"{folder} is {licence!r}; the open family may not train on it")
+        tag = "open" if licence == "open" else "research"
         training["renders"].append(load_render_cache(folder, slice(keep, None)))
-        held[f"renders-{licence}"] = load_render_cache(folder, slice(0, max(keep, 1)))
+        held[f"renders-{tag}"] = load_render_cache(folder, slice(0, max(keep, 1)))
     if recipe.family == "research":
-        from lifemask.data.aflw21 import load_aflw21
-        from lifemask.data.ytf68 import load_ytf68
-
-        if data is None:
-            raise UserError("the research family needs --data with aflw21 and ytf68")
-        for name, load in (("aflw21", load_aflw21), ("ytf68", load_ytf68)):
-            training_set, held[name] = load(data / name)
+        for name in ("aflw21", "ytf68"):
+            training_set, held[name] = _real_crops(name, data, prepared)
             training[name] = [training_set]
     return Corpus(training, held)
+
+
+def _real_crops(name: str, data: Path | None, prepared: Path | None) -> tuple[CropSet, CropSet]:
+    """Training and held-out crops of a data set, from `prepared` if they are there."""
+    from lifemask.data.aflw21 import load_aflw21
+    from lifemask.data.ytf68 import load_ytf68
+
+    places = [prepared / f"{name}-{part}" for part in ("training", "held-out")] if prepared else []
+    if places and all((place / "labels.npz").is_file() for place in places):
+        return load_crops(places[0]), load_crops(places[1])
+    if data is None:
+        raise UserError("the research family needs --data with aflw21 and ytf68")
+    sets = {"aflw21": load_aflw21, "ytf68": load_ytf68}[name](data / name)
+    for place, crops in zip(places, sets, strict=False):
+        save_crops(crops, place)
+    return sets
 
 
 class BatchMaker:
@@ -307,17 +327,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--family", choices=("open", "research"), default="open")
     parser.add_argument("--data", type=Path, help="folder with aflw21 and ytf68")
     parser.add_argument("--cache", type=Path, action="append", required=True, help="renders")
+    parser.add_argument("--prepared", type=Path, help="folder to keep decoded real crops in")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run; resumes")
     parser.add_argument("--start-from", type=Path, help="run whose averaged weights to start from")
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
     parser.add_argument("--rate", type=float, help="peak learning rate instead of the recipe's")
     parser.add_argument("--seconds", type=float, default=0.0, help="stop after so long")
+    parser.add_argument("--evaluate-every", type=int, help="steps, instead of the recipe's")
     parser.add_argument("--processes", type=int, help="instead of the recipe's")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     family: Family = options.family
     recipe = replace(LANDMARKER[options.recipe](family), seed=options.seed)
+    if options.start_from:  # its uncertainty is trained already
+        recipe = replace(recipe, loss=replace(recipe.loss, nll_from=0))
+    if options.evaluate_every:
+        recipe = replace(recipe, evaluate_every=options.evaluate_every)
     if options.processes:
         recipe = replace(recipe, processes=options.processes)
     if options.steps:
@@ -326,7 +352,7 @@ def main(arguments: list[str] | None = None) -> None:
         recipe = replace(recipe, optim=replace(recipe.optim, peak_rate=options.rate))
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    corpus = load_corpus(recipe, options.data, options.cache)
+    corpus = load_corpus(recipe, options.data, options.cache, options.prepared)
     sizes = {k: [len(one) for one in sets] for k, sets in corpus.training.items()}
     logging.info("crops: %s", sizes)
     initial = averaged_weights(options.start_from) if options.start_from else None

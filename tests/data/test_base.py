@@ -1,0 +1,73 @@
+"""Crop sets: splits keep near-duplicates together, shards and stored sets read back."""
+
+import numpy as np
+import pytest
+
+from lifemask.assets import UserError
+from lifemask.data.base import (
+    CropSet,
+    group_duplicates,
+    hold_out_last,
+    load_crops,
+    read_labels,
+    save_crops,
+)
+
+
+def pictures(count: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (count, 8, 8, 3))
+    return coarse.repeat(8, 1).repeat(8, 2).astype(np.uint8)
+
+
+def crop_set(images: np.ndarray) -> CropSet:
+    n = len(images)
+    points = np.arange(n * 42, dtype=np.float32).reshape(n, 21, 2)
+    return CropSet(
+        "test",
+        "aflw21",
+        (images[: n // 2], images[n // 2 :]),
+        points,
+        np.ones((n, 21), bool),
+        64.0,
+        np.zeros(n, np.float32),
+        np.ones(n, np.float32),
+    )
+
+
+def test_repeats_and_mirrored_repeats_share_a_group():
+    images = pictures(12)
+    rng = np.random.default_rng(1)
+    noisy = np.clip(images[2].astype(int) + rng.integers(-6, 7, images[2].shape), 0, 255)
+    images = np.concatenate((images, noisy[None].astype(np.uint8), images[5:6, :, ::-1]))
+    groups = group_duplicates(images)
+    assert groups[12] == groups[2] == 2
+    assert groups[13] == groups[5] == 5
+    assert len(np.unique(groups)) == 12
+
+
+def test_held_out_items_are_whole_groups_from_the_end():
+    groups = np.array([0, 1, 2, 1, 4, 5, 0, 7])
+    held = hold_out_last(groups, 2)
+    np.testing.assert_array_equal(held, [True, False, False, False, False, False, True, True])
+    assert not np.isin(groups[held], groups[~held]).any()
+
+
+def test_gather_reaches_over_shards():
+    images = pictures(10)
+    ids = np.array([9, 0, 5, 4])
+    np.testing.assert_array_equal(crop_set(images).gather(ids), images[ids])
+
+
+def test_stored_sets_read_back(tmp_path):
+    crops = crop_set(pictures(6))
+    save_crops(crops, tmp_path / "set")
+    again = load_crops(tmp_path / "set")
+    assert (again.name, again.convention, len(again)) == ("test", "aflw21", 6)
+    np.testing.assert_array_equal(again.gather(np.arange(6)), crops.gather(np.arange(6)))
+    np.testing.assert_array_equal(again.points, crops.points)
+
+
+def test_missing_labels_are_a_user_error(tmp_path):
+    with pytest.raises(UserError, match=r"docs/landmarker\.md"):
+        read_labels(tmp_path / "labels.npz")

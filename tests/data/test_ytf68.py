@@ -1,0 +1,56 @@
+"""YTF-68 loader: crops by the landmark square, split by person."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lifemask.assets import UserError
+from lifemask.data.ytf68 import EXPAND, SIZE, load_ytf68
+
+
+def write_set(folder, validation):
+    rng = np.random.default_rng(0)
+    count = len(validation)
+    names = [f"{'t-' if i % 2 else ''}person_{i:02d}.jpg" for i in range(count)]
+    points = rng.uniform(40, 90, (count, 68, 2)).astype(np.float32)
+    with tarfile.open(folder / "frames.tar", "w") as archive:
+        for name, marks in zip(names, points, strict=True):
+            u, v = marks[30]
+            y, x = np.mgrid[:150, :130]
+            spot = 255 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / 18)
+            stream = io.BytesIO()
+            grey = np.repeat(spot[..., None], 3, -1).astype(np.uint8)
+            Image.fromarray(grey).save(stream, "JPEG", quality=95)
+            info = tarfile.TarInfo(name)
+            info.size = stream.tell()
+            archive.addfile(info, io.BytesIO(stream.getvalue()))
+    np.savez(
+        folder / "labels.npz",
+        names=np.array(names),
+        points=points,
+        person=np.array([f"person{i // 2}" for i in range(count)]),
+        validation=np.array(validation),
+    )
+
+
+def test_crops_are_landmark_squares_and_points_stay_on_the_picture(tmp_path):
+    write_set(tmp_path, [False, False, False, False, True, True])
+    training, held = load_ytf68(tmp_path)
+    assert (len(training), len(held)) == (4, 2)
+    low, high = training.points.min(1), training.points.max(1)
+    side = np.sqrt(2) * (high - low).max(1)
+    np.testing.assert_allclose(side, SIZE / EXPAND, rtol=1e-4)
+    np.testing.assert_allclose((low + high) / 2, SIZE / 2 - 0.5, atol=1e-3)
+    for image, marks in zip(training.images[0], training.points, strict=True):
+        peak = np.unravel_index(image[..., 0].argmax(), image.shape[:2])
+        np.testing.assert_allclose(peak[::-1], marks[30], atol=1.6)
+
+
+def test_missing_frames_are_a_user_error(tmp_path):
+    write_set(tmp_path, [False, True])
+    (tmp_path / "frames.tar").unlink()
+    with pytest.raises(UserError, match="cannot read"):
+        load_ytf68(tmp_path)
