@@ -18,8 +18,11 @@ _TINT_RIDGE = 0.3
 """Pull of each channel's coefficients towards white light (times the channel's exposure)."""
 _EXPOSURE, _EXPOSURE_LOG_SD, _BALANCE_LOG_SD = 0.95, 0.3, 0.13
 """Cameras expose for shading near 1 and balance white; how far they miss (log units)."""
-_WHITE_POINT_POWER = 0.7
-"""How far the exposure follows the brightest things in the photo, which are white in most."""
+_WHITE_POINT_POWER = 0.35
+"""How far exposure follows the brightest things in the photo, which are white in most, not all.
+
+Kept low: taking a dark photo of dark skin for an underexposed one of light skin is the worse error.
+"""
 _LIGHTEST_CHANNEL, _LIGHTEST_LUMINANCE = 0.76, 0.46
 """No skin reflects more than this; what is brighter is light."""
 _TONE_EXTRA_SD = 0.12

@@ -131,7 +131,7 @@ def _estimate(
     """Light (model frame) and tone from the bare skin of the face."""
     prior = layout.prior
     step = max(1, max(linear.shape[1:]) // 400)
-    white_point = float(_luminance(linear[:, ::step, ::step].reshape(3, -1).T).quantile(0.98))
+    white_point = float(_luminance(linear[:, ::step, ::step].reshape(3, -1).T).quantile(0.99))
     return estimate_light(
         seen.colors,
         transfer,
