@@ -80,7 +80,6 @@ def test_sigma_is_the_deviation_of_one_coordinate():
     torch.testing.assert_close(u.std(), torch.tensor(3**0.5 * b), rtol=0.02, atol=0)
 
 
-@pytest.mark.filterwarnings("ignore:Initializing zero-element")
 def test_without_parameter_output():
     net = LandmarkNet(replace(SMALL, identity=0, expression=0))
     assert net(torch.rand(2, 3, 112, 112)).parameters.shape == (2, 0)

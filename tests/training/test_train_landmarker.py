@@ -28,7 +28,6 @@ from lifemask.training.recipes import LANDMARKER, LandmarkLossConfig, OptimConfi
 
 pytest.importorskip("lightning.fabric")
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:Initializing zero-element"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]

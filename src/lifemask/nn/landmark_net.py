@@ -96,7 +96,9 @@ class LandmarkNet(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(config.hidden, 4 * config.points),
         )
-        self.to_parameters = nn.Linear(config.hidden, config.parameters)
+        self.to_parameters: nn.Linear | None = None
+        if config.parameters:
+            self.to_parameters = nn.Linear(config.hidden, config.parameters)
         self.register_buffer("grid", _grid(config.size // 8), persistent=False)
         self._initialise()
 
@@ -107,7 +109,7 @@ class LandmarkNet(nn.Module):
             last.weight.mul_(0.1)
             last.bias.zero_()
             last.bias.view(-1, 4)[:, 3] = -2.5
-            if self.config.parameters:
+            if self.to_parameters is not None:
                 self.to_parameters.weight.mul_(0.1)
                 self.to_parameters.bias.zero_()
 
@@ -123,7 +125,8 @@ class LandmarkNet(nn.Module):
         nearness = refined[..., 2:3] - refined[..., 2:3].mean(1, keepdim=True)
         points = torch.cat((maps + refined[..., :2], nearness), -1)
         log_b = refined[..., 3].clamp(-6.0, 1.0)
-        return LandmarkOutput(points, log_b, maps, self.to_parameters(summary))
+        parameters = summary[:, :0] if self.to_parameters is None else self.to_parameters(summary)
+        return LandmarkOutput(points, log_b, maps, parameters)
 
     def _soft_argmax(self, scores: Tensor) -> Tensor:
         """Mean position (b, n, 2) of each map; a cell's centre is ((i + 0.5) / n) * 2 - 1."""

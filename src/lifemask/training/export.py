@@ -97,8 +97,7 @@ def runtime_network(weights: dict[str, Tensor], config: LandmarkNetConfig) -> La
     sizes = {**asdict(config), "identity": 0, "expression": 0}
     network = LandmarkNet(LandmarkNetConfig(**sizes))
     kept = {k: v for k, v in weights.items() if not k.startswith("to_parameters.")}
-    empty = {k: v for k, v in network.state_dict().items() if k.startswith("to_parameters.")}
-    network.load_state_dict({**kept, **empty})
+    network.load_state_dict(kept)
     return network.eval()
 
 
