@@ -116,16 +116,26 @@ def test_euler_signs() -> None:
     assert float((roll @ crown)[0]) == pytest.approx(0.5, abs=1e-6)  # crown to image right
 
 
-def test_euler_round_trips_even_at_profile() -> None:
+@pytest.mark.parametrize("order", ["YXZ", "XYZ"])
+def test_euler_round_trips_even_when_locked(order: cam.EulerOrder) -> None:
     generator = torch.Generator().manual_seed(0)
-    limits = torch.tensor([179.0, 89.9, 179.0], dtype=torch.float64)
+    middle = 0 if order == "YXZ" else 1
+    limits = torch.full((3,), 179.0, dtype=torch.float64)
+    limits[middle] = 89.9
     angles = (torch.rand(500, 3, generator=generator, dtype=torch.float64) * 2 - 1) * limits
-    rotation = cam.rotation_from_euler_deg(angles)
-    assert torch.allclose(cam.euler_deg_from_rotation(rotation), angles, atol=1e-9)
-    angles[:, 1] = 90 * angles[:, 1].sign()
-    rotation = cam.rotation_from_euler_deg(angles)
-    again = cam.rotation_from_euler_deg(cam.euler_deg_from_rotation(rotation))
+    rotation = cam.rotation_from_euler_deg(angles, order)
+    assert torch.allclose(cam.euler_deg_from_rotation(rotation, order), angles, atol=1e-9)
+    angles[:, middle] = 90 * angles[:, middle].sign()
+    rotation = cam.rotation_from_euler_deg(angles, order)
+    again = cam.rotation_from_euler_deg(cam.euler_deg_from_rotation(rotation, order), order)
     assert torch.allclose(again, rotation, atol=1e-9)
+
+
+def test_yaw_and_pitch_say_where_the_nose_points() -> None:
+    angles = torch.tensor([20.0, 80.0, -35.0], dtype=torch.float64)
+    nose = cam.rotation_from_euler_deg(angles)[:, 2]
+    assert float(nose[1]) == pytest.approx(math.sin(math.radians(20)))
+    assert math.degrees(math.atan2(nose[0], nose[2])) == pytest.approx(80)
 
 
 def test_batch_equals_single_calls() -> None:

@@ -37,9 +37,9 @@ class Soup:
 
 
 def rotation_from_angles(angles_deg: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(3, 3) model to camera frame from (pitch, yaw, roll), as `graphics.camera` defines them.
+    """(3, 3) model to camera frame from (pitch, yaw, roll): `R = Rx(-pitch) Ry(yaw) Rz(-roll)`.
 
-    A numpy twin of `rotation_from_euler_deg` for one pose: `R = Rx(-pitch) Ry(yaw) Rz(-roll)`.
+    A numpy twin of `graphics.camera.rotation_from_euler_deg(angles, "XYZ")` for one pose.
     """
     x, y, z = np.deg2rad(np.asarray(angles_deg, np.float64)) * [-1, 1, -1]
     cx, sx, cy, sy, cz, sz = np.cos(x), np.sin(x), np.cos(y), np.sin(y), np.cos(z), np.sin(z)

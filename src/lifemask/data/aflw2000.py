@@ -21,6 +21,7 @@ from numpy import ndarray
 from lifemask.assets import UserError
 from lifemask.data.npz import read_npz
 from lifemask.faces.crop import square_box
+from lifemask.graphics.camera import euler_deg_from_rotation, rotation_from_euler_deg
 
 DOWNLOAD_PAGE = "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm"
 
@@ -95,12 +96,14 @@ def load_aflw2000(folder: str | Path) -> Aflw2000:
 def pose_deg_from_pose_para(pose_para: Float[ndarray, "*b 7"]) -> Float[ndarray, "*b 3"]:
     """Pitch, yaw, roll (*b, 3) in degrees, lifemask's convention, from the dataset's `Pose_Para`.
 
-    `Pose_Para` begins with pitch, yaw, roll in radians and composes them in our order,
+    `Pose_Para` begins with pitch, yaw, roll in radians, composed as
     `R = Rx(-pitch) Ry(-yaw) Rz(-roll)` (the `RotationMatrix` of 3DDFA's Matlab code, x right,
-    y up, z to the viewer). Only the sign of yaw differs: there, positive is a face turned to
-    image *left*.
+    y up, z to the viewer): the order "XYZ" of `graphics.camera`, and a positive yaw is a face
+    turned to image *left*.
     """
-    return np.degrees(np.asarray(pose_para, dtype=np.float64)[..., :3]) * [1.0, -1.0, 1.0]
+    theirs = np.degrees(np.asarray(pose_para, dtype=np.float64)[..., :3]) * [1.0, -1.0, 1.0]
+    rotation = rotation_from_euler_deg(torch.from_numpy(theirs), "XYZ")
+    return euler_deg_from_rotation(rotation).numpy()
 
 
 def crop_boxes(landmarks68: Float[ndarray, "n 68 c"]) -> Float[ndarray, "n 4"]:

@@ -26,7 +26,7 @@ from lifemask.evaluation.align import DepthAlignment
 from lifemask.evaluation.metrics import PointSet, Pool
 from lifemask.evaluation.predictions import Predictions, matched
 from lifemask.facemodel.landmarks import convert
-from lifemask.graphics.camera import rotation_from_euler_deg
+from lifemask.graphics.camera import euler_deg_from_rotation, rotation_from_euler_deg
 
 POSE_LIMIT_DEG = 99.0  # Hopenet's rule (Ruiz et al., CVPRW 2018): 1,969 of 2,000 photos remain
 Truth = Literal["original", "reannotated", "aflw21"]
@@ -144,21 +144,24 @@ def _nme_entry(
 def _pose_entries(
     data: Aflw2000, predictions: Predictions, bins: ndarray
 ) -> Iterator[dict[str, Any]]:
-    """Mean absolute Euler errors and the geodesic angle; a missed face counts as frontal."""
+    """Mean absolute Euler errors, in the order of the data set, and the geodesic angle.
+
+    A missed face counts as frontal.
+    """
     if np.isnan(predictions.pose_deg[predictions.found]).any():
         return
     guess = np.where(predictions.found[:, None], predictions.pose_deg, 0.0)
-    errors = metrics.euler_errors_deg(guess, data.pose_deg)
-    guess_r, true_r = (rotation_from_euler_deg(torch.from_numpy(p)).numpy()
-                       for p in (guess, data.pose_deg))  # fmt: skip
+    guess_r, true_r = (rotation_from_euler_deg(torch.from_numpy(p)) for p in (guess, data.pose_deg))
+    guess, truth = (euler_deg_from_rotation(r, "XYZ").numpy() for r in (guess_r, true_r))
+    errors = metrics.euler_errors_deg(guess, truth)
     columns = {
         "pitch_error_deg": errors[:, 0],
         "yaw_error_deg": errors[:, 1],
         "roll_error_deg": errors[:, 2],
         "mean_euler_error_deg": errors.mean(axis=1),
-        "geodesic_error_deg": metrics.geodesic_deg(guess_r, true_r),
+        "geodesic_error_deg": metrics.geodesic_deg(guess_r.numpy(), true_r.numpy()),
     }
-    limited = (np.abs(data.pose_deg) <= POSE_LIMIT_DEG).all(axis=1)
+    limited = (np.abs(truth) <= POSE_LIMIT_DEG).all(axis=1)
     for images, mask in (("angles <= 99", limited), ("all", np.ones_like(limited))):
         for metric, values in columns.items():
             flags = {"images": images, "pool": "images", "misses": "scored as frontal"}

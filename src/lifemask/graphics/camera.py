@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import roma
 import torch
@@ -10,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lifemask.types import Camera
+
+EulerOrder = Literal["YXZ", "XYZ"]
 
 DEFAULT_FOCAL_PER_WIDTH = 1015.0 / 224.0
 """Focal length in image widths when the photo tells none (methods.md 0.1)."""
@@ -172,29 +175,45 @@ def _rescale(camera: Camera, zoom: Tensor, shift: Tensor) -> Camera:
     return Camera(camera.model, camera.rotation, camera.translation, scale, center)
 
 
-def rotation_from_euler_deg(angles_deg: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
+def rotation_from_euler_deg(
+    angles_deg: Float[Tensor, "*b 3"], order: EulerOrder = "YXZ"
+) -> Float[Tensor, "*b 3 3"]:
     """Rotation (*b, 3, 3), model to camera frame, from (pitch, yaw, roll) in degrees (*b, 3).
 
-    `R = Rx(-pitch) Ry(yaw) Rz(-roll)`, the order of 300W-LP and AFLW2000-3D. Pitch > 0: the face
-    looks up; yaw > 0: it is turned to image right; roll > 0: clockwise as seen in the image.
+    "YXZ", ours: `R = Ry(yaw) Rx(-pitch) Rz(-roll)`, so that pitch and yaw say where the nose
+    points. "XYZ": `R = Rx(-pitch) Ry(yaw) Rz(-roll)`, the order of 300W-LP and AFLW2000-3D, whose
+    pitch and roll mean little near profile. Pitch > 0: the face looks up; yaw > 0: it is turned to
+    image right; roll > 0: clockwise as seen in the image.
     """
     signs = torch.tensor([-1.0, 1.0, -1.0], dtype=angles_deg.dtype, device=angles_deg.device)
-    return roma.euler_to_rotmat("XYZ", angles_deg * signs, degrees=True)
+    angles = angles_deg * signs
+    return roma.euler_to_rotmat(order, angles[..., [1, 0, 2]] if order == "YXZ" else angles,
+                                degrees=True)  # fmt: skip
 
 
-def euler_deg_from_rotation(rotation: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
+def euler_deg_from_rotation(
+    rotation: Float[Tensor, "*b 3 3"], order: EulerOrder = "YXZ"
+) -> Float[Tensor, "*b 3"]:
     """(pitch, yaw, roll) in degrees (*b, 3); inverse of `rotation_from_euler_deg`.
 
-    Yaw lies in [-90, 90], pitch and roll in [-180, 180]. At yaw = +-90 only the difference of
-    pitch and roll is defined; the answer there is one of the valid ones.
+    "YXZ": pitch lies in [-90, 90], yaw and roll in [-180, 180]. "XYZ": yaw lies in [-90, 90],
+    pitch and roll in [-180, 180]. Where the middle angle is +-90 only a combination of the other
+    two is defined; the answer there has roll 0.
     """
-    sin_yaw = rotation[..., 0, 2].clamp(-1, 1)
-    cos_yaw = torch.hypot(rotation[..., 0, 0], rotation[..., 0, 1])
-    yaw = torch.atan2(sin_yaw, cos_yaw)
-    locked = cos_yaw < 1e-6
-    pitch = torch.atan2(rotation[..., 1, 2], rotation[..., 2, 2])
-    roll = torch.atan2(rotation[..., 0, 1], rotation[..., 0, 0])
-    locked_pitch = torch.atan2(-rotation[..., 2, 1], rotation[..., 1, 1])
-    pitch = torch.where(locked, locked_pitch, pitch)
+    r = rotation
+    if order == "YXZ":
+        cos_middle = torch.hypot(r[..., 0, 2], r[..., 2, 2])
+        pitch = torch.atan2(r[..., 1, 2], cos_middle)
+        yaw = torch.atan2(r[..., 0, 2], r[..., 2, 2])
+        roll = -torch.atan2(r[..., 1, 0], r[..., 1, 1])
+        locked = cos_middle < 1e-6
+        yaw = torch.where(locked, torch.atan2(-r[..., 2, 0], r[..., 0, 0]), yaw)
+    else:
+        cos_middle = torch.hypot(r[..., 0, 0], r[..., 0, 1])
+        yaw = torch.atan2(r[..., 0, 2].clamp(-1, 1), cos_middle)
+        pitch = torch.atan2(r[..., 1, 2], r[..., 2, 2])
+        roll = torch.atan2(r[..., 0, 1], r[..., 0, 0])
+        locked = cos_middle < 1e-6
+        pitch = torch.where(locked, torch.atan2(-r[..., 2, 1], r[..., 1, 1]), pitch)
     roll = torch.where(locked, torch.zeros_like(roll), roll)
     return torch.rad2deg(torch.stack((pitch, yaw, roll), dim=-1))
