@@ -18,7 +18,7 @@ def main(weights: str = "open") -> None:
     """Reconstruct the astronaut (NASA, public domain) and save the preview as JPEG."""
     photo = data.astronaut()
     config = lifemask.PipelineConfig(weights=weights)  # pyright: ignore[reportArgumentType]
-    picture = preview(lifemask.reconstruct(photo, config), photo)
+    picture = preview(lifemask.reconstruct(photo, config), photo, "astronaut")
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     height = round(picture.height * WIDTH_PX / picture.width)
     picture.resize((WIDTH_PX, height)).convert("RGB").save(PICTURE, quality=88, optimize=True)

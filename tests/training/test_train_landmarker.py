@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import landmark_toy as toy
 import numpy as np
 import pytest
 import torch
@@ -25,6 +24,7 @@ from lifemask.training.landmarker import (
 )
 from lifemask.training.loop import learning_rate
 from lifemask.training.recipes import LANDMARKER, LandmarkLossConfig, OptimConfig
+from training import landmark_toy as toy
 
 pytest.importorskip("lightning.fabric")
 pytestmark = [
