@@ -94,6 +94,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         run_training(recipe, corpus(), toy.toy_model(), config)
 
 
+@pytest.mark.slow
 def test_overfits_eight_faces():
     torch.manual_seed(0)
     recipe = toy.toy_recipe()
@@ -193,7 +194,7 @@ def test_each_term_alone_improves_what_it_guards(term):
             "model": (posed[:4, :, :2], wanted[..., :2]),
             "consistency": (posed, output.points),
         }[term]
-        return float((chosen[0] - chosen[1]).square().mean())
+        return float((chosen[0] - chosen[1]).square().mean().detach())
 
     before = guarded()
     optimizer = torch.optim.Adam(list(output), 0.01)

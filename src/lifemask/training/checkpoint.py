@@ -62,10 +62,11 @@ def load_checkpoint(
             module.load_state_dict(_under(tensors, f"module/{name}/"))
     except RuntimeError as error:
         raise UserError(f"{path} belongs to another network: use a new --run folder") from error
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in _under(tensors, "optimizer/").items():
         number, field = key.split("/")
-        entries.setdefault(int(number), {})[field] = value
+        entries.setdefault(int(number), {})[field] = _laid_out_like(value, parameters[int(number)])
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
     torch.set_rng_state(tensors["random/torch"])
@@ -78,6 +79,13 @@ def read_state(path: Path) -> dict[str, Any]:
 
     with safe_open(path, "pt") as file:
         return json.loads(file.metadata()["state"])
+
+
+def _laid_out_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """The value in the parameter's memory layout: fused optimisers walk both by address."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
