@@ -173,3 +173,24 @@ def test_what_cannot_be_refined_is_refused(refined, model) -> None:
 def test_the_committed_skin_prior_belongs_to_the_committed_head_model(model) -> None:
     # Uniform skin has 3 modes; run tools/build_skin_albedo.py after the head model's.
     assert skin_albedo(model).basis.shape[-1] == 8 + 2 * 40
+
+
+def aperture_mm(geometry: Geometry, model) -> torch.Tensor:
+    points = model.landmarks(geometry.vertices_mm, "ict68")
+    return (points[[37, 38, 43, 44]] - points[[41, 40, 47, 46]]).norm(dim=-1)
+
+
+def test_dark_make_up_does_not_pull_the_eyes_open(model) -> None:
+    case = make_case(model, 4, 10.0)
+    eyes = project(model.landmarks(case.vertices, "ict68")[36:48], case.camera)[:, :2]
+    v, u = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    pixels = torch.stack((u, v), -1).float().reshape(-1, 2)
+    painted = (torch.cdist(pixels, eyes).amin(-1) < 7).reshape(SIZE, SIZE).numpy()
+    image = np.where(painted[..., None], case.image // 3, case.image)
+    drift = {}
+    for sigma in (0.2, float("inf")):
+        config = PhotometricConfig(aperture_sigma_mm=sigma)
+        found = refine_photometric(image, case.start, case.landmarks, model, config).geometry
+        drift[sigma] = (aperture_mm(found, model) - aperture_mm(case.start, model)).abs().mean()
+    assert drift[0.2] < 0.4
+    assert drift[0.2] < 0.6 * drift[float("inf")]

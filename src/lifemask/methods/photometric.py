@@ -26,12 +26,14 @@ from lifemask.methods._fitting_render import make_picture
 from lifemask.methods._fitting_result import geometry_of, residual_px_of
 from lifemask.methods._fitting_samples import SkinSamples, skin_samples
 from lifemask.methods._fitting_solver import Penalty, State
-from lifemask.methods._fitting_surface import Prior
+from lifemask.methods._fitting_surface import Prior, surface_points
 from lifemask.methods._fitting_task import create_task, noise_factor, start_state
 from lifemask.types import Camera, Crop, Geometry, Landmarks, Lighting, ModelParams
 
 _MIN_SAMPLES = 50
 _MARGIN = 1.15  # side of the crop over the face region's longer side
+_APERTURES = ((37, 41), (38, 40), (43, 47), (44, 46), (61, 67), (62, 66), (63, 65))
+"""Upper and lower iBUG-68 points across the openings of eyes and mouth."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class PhotometricConfig:
         effective_samples: how many independent colours the photo counts as, against the prior.
         expression_sigma: standard deviation of an expression around what the landmarks said:
             lips and lids are where the colour model knows least.
+        aperture_sigma_mm: standard deviation of the openings of lids and lips around what the
+            landmarks said. Lashes, make-up and the dark gap of the mouth are not in the albedo
+            model; without this they pull eyes and mouth open. Infinity switches it off.
         colour_sigma: least standard deviation of a colour residual, sRGB.
         outlier_sigma: residual in standard deviations at which a sample starts to be forgotten.
         light_sigma: standard deviation of light coefficients of order 1 and 2.
@@ -60,6 +65,7 @@ class PhotometricConfig:
     iterations: int = 6
     effective_samples: float = 150.0
     expression_sigma: float = 0.1
+    aperture_sigma_mm: float = 0.2
     colour_sigma: float = 0.02
     outlier_sigma: float = 3.0
     light_sigma: float = 1.5
@@ -185,7 +191,7 @@ def _prepare(
     )
     coefficients = torch.cat((params.identity, params.expression)).to(task.prior.linear)
     state = start_state(task, camera, coefficients)
-    task = replace(task, prior=_tethered(task.prior, state, model, config.expression_sigma))
+    task = replace(task, prior=_tethered(task.prior, state, model, config))
     share = min(1.0, config.fit.effective_points / len(task.fixed.target))
     noise = noise_factor(task, state)
     penalty = Penalty(share, config.fit.outlier_sigma, noise, config.fit.focal_sigma)
@@ -199,14 +205,21 @@ def _prepare(
     return state, PhotoProblem(task, penalty, colour)
 
 
-def _tethered(prior: Prior, state: State, model: FaceModel, sigma: float) -> Prior:
-    """Prior that also holds expressions near those of a state."""
-    pull = torch.zeros_like(prior.linear)
-    pull[model.identity_size :] = sigma**-2
+def _tethered(prior: Prior, state: State, model: FaceModel, config: PhotometricConfig) -> Prior:
+    """Prior that also holds expressions, and the openings of eyes and mouth, near a state's."""
+    pull = torch.zeros_like(prior.precision)
+    on = torch.arange(model.identity_size, len(pull), device=pull.device)
+    pull[on, on] = config.expression_sigma**-2
+    if "ict68" in model.landmark_embeddings:
+        embedding = model.landmark_embeddings["ict68"]
+        points = surface_points(model, embedding.vertex_ids, embedding.barycentric).basis
+        upper, lower = (list(ids) for ids in zip(*_APERTURES, strict=True))
+        opening = (points[upper] - points[lower]).flatten(0, 1).to(pull)
+        pull += opening.T @ opening * config.aperture_sigma_mm**-2
     return replace(
         prior,
-        precision=prior.precision + torch.diag(pull),
-        linear=prior.linear - pull * state.coefficients,
+        precision=prior.precision + pull,
+        linear=prior.linear - pull @ state.coefficients,
     )
 
 
