@@ -9,8 +9,8 @@ from lifemask.nn.landmark_net import (
     ExportNet,
     LandmarkNet,
     LandmarkNetConfig,
+    config_from_dict,
     crop_px_from_unit,
-    landmark_net_from_dict,
     unit_from_crop_px,
 )
 
@@ -89,6 +89,6 @@ def test_made_from_a_card(network):
     from dataclasses import asdict
 
     sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(SMALL).items()}
-    assert landmark_net_from_dict(sizes).config == SMALL
+    assert config_from_dict(sizes) == SMALL
     with pytest.raises(TypeError):
-        landmark_net_from_dict({**sizes, "unheard": 1})
+        config_from_dict({**sizes, "unheard": 1})

@@ -183,10 +183,10 @@ class _TorchNetwork:
     def __init__(self, name: str, sizes: dict[str, Any]) -> None:
         from safetensors.torch import load_file
 
-        from lifemask.nn.landmark_net import ExportNet, landmark_net_from_dict
+        from lifemask.nn.landmark_net import ExportNet, LandmarkNet, config_from_dict
 
         path = weights_path(name)
-        network = landmark_net_from_dict(sizes)
+        network = LandmarkNet(config_from_dict(sizes))
         try:
             network.load_state_dict(load_file(path))
         except Exception as error:  # a broken header raises a class of its own

@@ -9,9 +9,9 @@ crop 112 -> stem 56 -> 28 -> 14 -----------> + -> maps 14x14 -> soft-argmax (u, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -170,14 +170,14 @@ def unit_from_crop_px(points: Float[Tensor, "*b n d"], size: int) -> Float[Tenso
     return (points - points.new_tensor([origin, origin, 0.0][: points.shape[-1]])) / half
 
 
-def landmark_net_from_dict(values: dict[str, int | Sequence[int]]) -> LandmarkNet:
-    """A network of the sizes that a weight card lists under `network`.
+def config_from_dict(values: Mapping[str, Any]) -> LandmarkNetConfig:
+    """The sizes that a weight card or a checkpoint lists, lists turned into tuples.
 
     Raises:
         TypeError: an unknown or missing size.
     """
-    sizes = {k: tuple(v) if isinstance(v, Sequence) else v for k, v in values.items()}
-    return LandmarkNet(LandmarkNetConfig(**sizes))  # pyright: ignore[reportArgumentType]
+    sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return LandmarkNetConfig(**sizes)
 
 
 def _grid(cells: int) -> Tensor:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lifemask.assets import sha256
-from lifemask.nn.landmark_net import ExportNet, LandmarkNet, LandmarkNetConfig
+from lifemask.nn.landmark_net import ExportNet, LandmarkNet, LandmarkNetConfig, config_from_dict
 
 OPSET = 18
 TOLERANCE_PX = 0.02
@@ -103,25 +103,25 @@ def runtime_network(weights: dict[str, Tensor], config: LandmarkNetConfig) -> La
 
 def onnx_bytes(network: LandmarkNet) -> bytes:
     """The ONNX graph of `ExportNet`: input "crops" (b, 3, s, s), output "landmarks" (b, n, 4)."""
-    import io
+    import tempfile
     import warnings
 
     size = network.config.size
     wrapped = ExportNet(fuse_norms(network)).eval()
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        path = Path(folder) / "network.onnx"
         warnings.simplefilter("ignore")  # the classic exporter announces its retirement
         torch.onnx.export(
             wrapped,
             (torch.rand(2, 3, size, size),),
-            stream,
+            path,
             input_names=["crops"],
             output_names=["landmarks"],
             dynamic_axes={"crops": {0: "b"}, "landmarks": {0: "b"}},
             opset_version=OPSET,
             dynamo=False,
         )
-    return stream.getvalue()
+        return path.read_bytes()
 
 
 def fuse_norms(network: LandmarkNet) -> LandmarkNet:
@@ -180,9 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     state = read_state(options.run / "checkpoint.safetensors")
     recipe = state["recipe"]
-    config = LandmarkNetConfig(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in recipe["net"].items()}
-    )
+    config = config_from_dict(recipe["net"])
     measured = json.loads(options.metrics.read_text()) if options.metrics else {}
     crops = options.crops or state["step"] * recipe["optim"]["batch"]
     card = {
