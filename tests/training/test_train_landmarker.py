@@ -94,7 +94,6 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         run_training(recipe, corpus(), toy.toy_model(), config)
 
 
-@pytest.mark.slow
 def test_overfits_eight_faces():
     torch.manual_seed(0)
     recipe = toy.toy_recipe()

@@ -129,7 +129,7 @@ def smoke(family: Family = "open") -> LandmarkerRecipe:
 
 
 def cpu(family: Family = "open") -> LandmarkerRecipe:
-    """About an hour on two cores at 110 crops/s; the cards of the shipped weights tell their steps."""
+    """About an hour on two cores at 110 crops/s; shipped weights took fewer steps (cards)."""
     recipe = _recipe("cpu", family, CPU_NET, OptimConfig(steps=6000, batch=64))
     return replace(recipe, processes=2)
 
