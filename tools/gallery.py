@@ -1,0 +1,79 @@
+"""Draw docs/images/gallery.jpg: python tools/gallery.py --data DIR [--weights open].
+
+One row per face: the photo, the fitted head laid over it, front, three-quarter and two lights. The
+first row is the astronaut portrait (NASA, public domain); the others are people who do not exist,
+rendered by `lifemask.data.synthetic`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from skimage import data
+
+import lifemask
+from lifemask.data.synthetic import SyntheticConfig, create_generator
+from lifemask.head import Head
+from lifemask.preview import draw_wireframe, frame_in_photo
+
+PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "gallery.jpg"
+CELL_PX = 220
+SIZE_PX = 320
+BACKGROUND = (26, 27, 31)
+
+
+def synthetic_portraits(folder: Path, count: int, seed: int = 11) -> list[np.ndarray]:
+    """The first `count` renders (s, s, 3) uint8 of a seed without glasses or occluders."""
+    generator = create_generator(SyntheticConfig(seed=seed, size=SIZE_PX, expand=1.5), folder)
+    samples = generator.render(range(6 * count))
+    free = [s for s in samples if not (s.flags[0] or s.flags[2])]  # glasses, occluder
+    return [s.image for s in free[:count]]
+
+
+def row(photo: np.ndarray, head: Head) -> list[Image.Image]:
+    """The cells of one face."""
+    (u, v), side = frame_in_photo(head)
+    box = tuple(round(x) for x in (u - side / 2, v - side / 2, u + side / 2, v + side / 2))
+    cut = Image.fromarray(photo).crop(box).resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS)
+    views = [head.render(CELL_PX), head.render(CELL_PX, yaw_deg=40)]
+    lights = [
+        head.relight(name).render(CELL_PX, yaw_deg=yaw)
+        for name, yaw in (("key", -25), ("sunset", 20))
+    ]
+    return [cut, _overlay(cut, head, (u, v), side), *views, *lights]
+
+
+def _overlay(cut: Image.Image, head: Head, center: tuple[float, float], side: float) -> Image.Image:
+    from lifemask.graphics.camera import camera_for_crop
+
+    camera = camera_for_crop(head.geometry.camera, center, side, CELL_PX)
+    return draw_wireframe(cut, head, camera)
+
+
+def main() -> None:
+    """Reconstruct the faces and save the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with skins and hdri")
+    parser.add_argument("--weights", choices=("open", "research"), default="open")
+    parser.add_argument("--faces", type=int, default=5, help="synthetic portraits")
+    options = parser.parse_args()
+    config = lifemask.PipelineConfig(weights=options.weights)
+    rows = []
+    for photo in [data.astronaut(), *synthetic_portraits(options.data, options.faces)]:
+        try:
+            rows.append(row(photo, lifemask.reconstruct(photo, config)))
+        except lifemask.UserError:
+            print("no face found in a portrait: left out")
+    page = Image.new("RGB", (CELL_PX * len(rows[0]), CELL_PX * len(rows)), BACKGROUND)
+    for i, cells in enumerate(rows):
+        for j, cell in enumerate(cells):
+            page.paste(cell.convert("RGB"), (j * CELL_PX, i * CELL_PX))
+    page.save(PICTURE, quality=85, optimize=True)
+    print(f"{PICTURE}: {PICTURE.stat().st_size // 1024} kB")
+
+
+if __name__ == "__main__":
+    main()
