@@ -15,7 +15,7 @@ from PIL import Image
 from skimage import data
 
 import lifemask
-from lifemask.data.synthetic import SyntheticConfig, create_generator
+from lifemask.data.synthetic import Sample, SyntheticConfig, create_generator
 from lifemask.head import Head
 from lifemask.preview import draw_wireframe, frame_in_photo
 
@@ -28,9 +28,16 @@ BACKGROUND = (26, 27, 31)
 def synthetic_portraits(folder: Path, count: int, seed: int = 11) -> list[np.ndarray]:
     """The first `count` renders (s, s, 3) uint8 of a seed without glasses or occluders."""
     generator = create_generator(SyntheticConfig(seed=seed, size=SIZE_PX, expand=1.5), folder)
-    samples = generator.render(range(6 * count))
+    samples = generator.render(range(16 * count))
     free = [s for s in samples if not (s.flags[0] or s.flags[2])]  # glasses, occluder
-    return [s.image for s in free[:count]]
+    return [s.image for s in free if _like_skin(s)][:count]
+
+
+def _like_skin(sample: Sample) -> bool:
+    """Whether the visible landmarks have a colour that skin has: the renders are recoloured."""
+    u, v = sample.points[sample.visible, :2].round().astype(int).clip(0, SIZE_PX - 1).T
+    red, green, blue = sample.image[v, u].astype(float).mean(0)
+    return len(u) > 150 and red > green > blue and 1.15 < red / blue < 2.2 and red > 70
 
 
 def row(photo: np.ndarray, head: Head) -> list[Image.Image]:

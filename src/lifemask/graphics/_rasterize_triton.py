@@ -9,8 +9,8 @@ programs run does not matter.
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from lifemask.graphics.rasterize import EMPTY_KEY, SUBPIXELS, setup_faces, unpack_key
@@ -40,7 +40,7 @@ def rasterize_triton(
     planes = torch.stack((setup.z0, setup.slope_x, setup.slope_y), dim=-1).contiguous()
     if len(integers):
         # Without fused multiply-add, depths round as in the other kernels.
-        _draw_faces[(len(integers),)](
+        _draw_faces[(len(integers),)](  # pyright: ignore[reportIndexIssue]
             integers,
             planes,
             keys,
