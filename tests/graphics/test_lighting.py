@@ -151,7 +151,7 @@ def test_mean_shading_is_set() -> None:
 
 
 def test_deep3d_shading_is_the_same_and_converts_back() -> None:
-    """The published formula, written out from methods.md 3.3."""
+    """The published formula."""
     normals = _directions(40)
     nx, ny, nz = normals.unbind(-1)
     generator = torch.Generator().manual_seed(3)

@@ -15,7 +15,7 @@ from lifemask.types import Camera
 EulerOrder = Literal["YXZ", "XYZ"]
 
 DEFAULT_FOCAL_PER_WIDTH = 1015.0 / 224.0
-"""Focal length in image widths when the photo tells none (methods.md 0.1)."""
+"""Focal length in image widths when the photo tells none, as in Deep3DFaceReconstruction."""
 
 NEAR_MM = 1.0
 """Points closer to a pinhole than this, or behind it, have no screen depth."""

@@ -14,7 +14,7 @@ _BAND = (0, 1, 1, 1, 2, 2, 2, 2, 2)
 _LAMBERT = (1.0, 2.0 / 3.0, 1.0 / 4.0)
 """A_l / pi of a Lambertian surface (Ramamoorthi and Hanrahan 2001)."""
 _DEEP3D = (math.pi, 2 * math.pi / math.sqrt(3), 2 * math.pi / math.sqrt(8))
-"""Band factors of the Deep3DFaceReconstruction code, methods.md 3.3."""
+"""Band factors of the Deep3DFaceReconstruction code."""
 _DEEP3D_SIGN = (1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0)
 _DEEP3D_AMBIENT = 0.8
 
@@ -221,8 +221,8 @@ def with_mean_shading(lighting: Lighting, mean: float = 1.0) -> Lighting:
 def sh_to_deep3d(sh: Float[Tensor, "*b 9 3"]) -> Float[Tensor, "*b 3 9"]:
     """Radiance coefficients to the channel-major ones of Deep3DFaceReconstruction.
 
-    `g = L (A_l / pi) / a_l` per band with that code's signs, minus 0.8 in the first (methods.md
-    3.3). That code shades with normals *before* pose: rotate the light into that frame first.
+    `g = L (A_l / pi) / a_l` per band with that code's signs, minus 0.8 in the first.
+    That code shades with normals *before* pose: rotate the light into that frame first.
     """
     g = sh * _deep3d_factor(sh)
     return torch.cat((g[..., :1, :] - _DEEP3D_AMBIENT, g[..., 1:, :]), dim=-2).mT

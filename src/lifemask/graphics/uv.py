@@ -20,7 +20,7 @@ from lifemask.graphics.rasterize import Backend, barycentric_at_pixels, rasteriz
 from lifemask.types import Camera
 
 MIN_NORMAL_Z = 0.15
-"""A texel counts as seen only when its normal leans towards the camera (methods.md 3.6)."""
+"""A texel counts as seen only when its normal leans towards the camera."""
 DEPTH_TOLERANCE_MM = 1.5
 _DEPTH_MAP_SIDE = 512
 

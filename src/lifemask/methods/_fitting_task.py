@@ -30,7 +30,7 @@ from lifemask.types import Camera, Landmarks
 
 _MIN_POINTS = 6
 _MIN_EXTENT_PX = 2.0
-# AFLW's ears and chin are clicked loosely (methods.md 0.4).
+# AFLW's ears and chin are clicked loosely.
 _LOOSE_POINTS = {"aflw21": ((12, 16, 20), 0.3)}
 
 
