@@ -7,7 +7,13 @@ import torch
 from lifemask.assets import AssetError, weights_path
 from lifemask.facemodel.landmarks import flip_table
 from lifemask.faces.crop import square_box
-from lifemask.faces.landmarker import Landmarker, face_square, load_landmarker
+from lifemask.faces.landmarker import (
+    Landmarker,
+    face_square,
+    load_landmarker,
+    quarter_turns,
+    turned_back,
+)
 from lifemask.types import Face
 
 SIZE = 112
@@ -55,6 +61,43 @@ def test_landmarks_return_to_the_photo():
     center = (landmarks.points[:, :2].amax(0) + landmarks.points[:, :2].amin(0)) / 2
     torch.testing.assert_close(center, torch.tensor([130.0, 90.0]), atol=0.6, rtol=0)
     torch.testing.assert_close(landmarks.sigma_px, torch.full((392,), 2.0 * 130 / SIZE))
+
+
+POINTS5 = torch.tensor([[-9.0, -8.0], [9.0, -8.0], [0.0, 0.0], [-6.0, 9.0], [6.0, 9.0]])
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_turned_photo_gives_turned_landmarks(turns):
+    upright = photo((120.0, 96.0))
+    center = torch.tensor([120.0, 96.0])
+    face = Face((90.0, 50.0, 150.0, 130.0), 1.0, POINTS5 + center)
+    expected = Landmarker(BlobNetwork(), SIZE, "open")(upright, face)
+    # The photo lies on its side: `turns` counter-clockwise turns make it upright again.
+    lying = np.ascontiguousarray(np.rot90(upright, -turns))
+    width, height = upright.shape[1], upright.shape[0]
+
+    def lay(points: torch.Tensor) -> torch.Tensor:
+        w, h = width, height
+        for _ in range(turns):  # one clockwise turn: (u, v) -> (h - 1 - v, u)
+            points = torch.cat((h - 1 - points[:, 1:2], points[:, :1], points[:, 2:]), -1)
+            w, h = h, w
+        return points
+
+    corners = lay(torch.tensor([[90.0, 50.0], [150.0, 130.0]]))
+    low, high = corners.amin(0).tolist(), corners.amax(0).tolist()
+    turned = Face((low[0], low[1], high[0], high[1]), 1.0, lay(face.points5))
+    assert quarter_turns(turned.points5) == turns
+    found = Landmarker(BlobNetwork(), SIZE, "open")(lying, turned)
+    torch.testing.assert_close(found.points, lay(expected.points), atol=0.1, rtol=0)
+
+
+def test_turning_points_back_follows_the_pixels():
+    image = torch.zeros(1, 5, 5)
+    image[0, 1, 3] = 1.0  # v = 1, u = 3
+    for turns in range(4):
+        v, u = image.rot90(turns, (1, 2))[0].nonzero()[0].tolist()
+        back = turned_back(torch.tensor([[u, v, 7.0]]), turns, 5)
+        assert back.tolist() == [[3.0, 1.0, 7.0]]
 
 
 def test_a_box_is_the_square_and_a_face_gets_a_second_pass():

@@ -60,7 +60,9 @@ class Landmarker:
         Args:
             image: photo, (H, W, 3) uint8 RGB.
             face: a detected face, or the landmark square itself as a box (x0, y0, x1, y1) in
-                photo px, as `faces.crop.square_box` defines it and benchmarks hand it out.
+                photo px, as `faces.crop.square_box` defines it and benchmarks hand it out. A face
+                that lies on its side or stands on its head, by its five points, is turned upright
+                by quarter turns first.
             passes: number of crops; from the second on the square comes from the landmarks of
                 the pass before. None: 2 for a detected face, 1 for a given square.
             flip_average: average with the landmarks of the mirrored crop (twice the time).
@@ -75,11 +77,12 @@ class Landmarker:
         passes = (2 if detected else 1) if passes is None else passes
         if passes < 1:
             raise ValueError(f"passes must be at least 1, got {passes}")
-        square = face_square(face.box) if detected else _box_square(face)
+        turns = quarter_turns(face.points5) if detected and face.points5 is not None else 0
+        square = face_square(face.box, turns) if detected else _box_square(face)
         for _ in range(passes):
             crop = crop_square(image, *square, self.size)
-            points = self.predict_crop(crop.image, flip_average)
-            landmarks = _to_photo(points, crop)
+            points = self.predict_crop(crop.image.rot90(turns, (1, 2)), flip_average)
+            landmarks = _to_photo(turned_back(points, turns, self.size), crop)
             square = square_box(landmarks.points[SQUARE_SET])
         return landmarks
 
@@ -139,11 +142,34 @@ def load_landmarker(
     return Landmarker(network, size, weights)
 
 
-def face_square(box: Box) -> tuple[tuple[float, float], float]:
-    """Where the landmark square probably is, (centre, side) in photo px, from a detector's box."""
+def face_square(box: Box, turns: int = 0) -> tuple[tuple[float, float], float]:
+    """Where the landmark square probably is, (centre, side) in photo px, from a detector's box.
+
+    `turns`: the quarter turns that bring the face upright, see `quarter_turns`.
+    """
     x0, y0, x1, y1 = box
     side = DETECTOR_EXPAND * max(x1 - x0, y1 - y0)
-    return ((x0 + x1) / 2, (y0 + y1) / 2 + DETECTOR_DROP * side), side
+    down_u, down_v = ((0, 1), (-1, 0), (0, -1), (1, 0))[turns]
+    drop = DETECTOR_DROP * side
+    return ((x0 + x1) / 2 + down_u * drop, (y0 + y1) / 2 + down_v * drop), side
+
+
+def quarter_turns(points5: Float[Tensor, "5 2"]) -> int:
+    """Counter-clockwise quarter turns (0-3) that bring a face closest to upright.
+
+    Args:
+        points5: eyes, nose, mouth corners in px, as `types.Face` has them.
+    """
+    up = points5[:2].mean(0) - points5[3:].mean(0)
+    angle = torch.atan2(up[0], -up[1])
+    return int(torch.round(angle / (torch.pi / 2))) % 4
+
+
+def turned_back(points: Float[Tensor, "n c"], turns: int, size: int) -> Float[Tensor, "n c"]:
+    """Points (u, v, ...) of a crop that was turned by `rot90(turns)`, in px of the crop before."""
+    for _ in range(turns):
+        points = torch.cat((size - 1 - points[:, 1:2], points[:, :1], points[:, 2:]), -1)
+    return points
 
 
 def _box_square(box: Box) -> tuple[tuple[float, float], float]:
