@@ -26,6 +26,17 @@ def default_focal_px(width: float) -> float:
     return DEFAULT_FOCAL_PER_WIDTH * width
 
 
+def camera_like(camera: Camera, like: Tensor) -> Camera:
+    """The same camera with the device and floating-point type of `like`."""
+    return Camera(
+        camera.model,
+        camera.rotation.to(like),
+        camera.translation.to(like),
+        camera.scale.to(like),
+        camera.center.to(like),
+    )
+
+
 def orthographic_camera(
     rotation: Float[Tensor, "*b 3 3"],
     scale: Float[Tensor, "*b"] | float,

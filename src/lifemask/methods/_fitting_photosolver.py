@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lifemask.graphics.camera import camera_like
 from lifemask.graphics.lighting import srgb_to_linear
 from lifemask.graphics.pose import project_with_jacobian
 from lifemask.methods._fitting_render import (
@@ -191,14 +192,8 @@ class PhotoProblem:
 
 def _single(state: State) -> tuple[Float[Tensor, " p"], Camera]:
     """Coefficients and camera in float32, for the colour terms."""
-    camera = state.camera
-    return state.coefficients.float(), Camera(
-        camera.model,
-        camera.rotation.float(),
-        camera.translation.float(),
-        camera.scale.float(),
-        camera.center.float(),
-    )
+    coefficients = state.coefficients.float()
+    return coefficients, camera_like(state.camera, coefficients)
 
 
 def _move(state: State, look: Look, step: Tensor) -> tuple[State, Look]:

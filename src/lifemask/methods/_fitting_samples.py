@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lifemask.facemodel.base import FaceModel, Topology
-from lifemask.graphics.camera import inverse_depth, project, screen_depth
+from lifemask.graphics.camera import camera_like, inverse_depth, project, screen_depth
 from lifemask.graphics.rasterize import barycentric_at_pixels, rasterize
 from lifemask.methods._fitting_albedo import AlbedoModel
 from lifemask.methods._fitting_surface import SurfacePoints, surface_points, vertex_basis
@@ -64,7 +64,7 @@ def skin_samples(
     """
     everything = vertex_basis(model)
     vertices = everything.at(coefficients.to(everything.mean))
-    camera = _to(camera, vertices)
+    camera = camera_like(camera, vertices)
     faces = model.topology.faces.to(vertices.device)
     face_ids, bary = _draw(vertices, faces, camera, size)
     usable = skin_faces(model.topology).to(vertices.device)
@@ -81,16 +81,6 @@ def skin_samples(
     mean = torch.einsum("nkc,nk->nc", albedo.mean[corners], weights)
     basis = torch.einsum("nkcj,nk->ncj", albedo.basis[corners], weights)
     return SkinSamples(points, normals, mean, basis, torch.stack((columns, rows), -1))
-
-
-def _to(camera: Camera, like: Tensor) -> Camera:
-    return Camera(
-        camera.model,
-        camera.rotation.to(like),
-        camera.translation.to(like),
-        camera.scale.to(like),
-        camera.center.to(like),
-    )
 
 
 def _draw(vertices: Tensor, faces: Tensor, camera: Camera, size: int) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,12 @@ from torch import Tensor
 from lifemask.assets import UserError
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.crop import crop_square, photo_to_crop
-from lifemask.graphics.camera import camera_for_crop, camera_from_crop, project
+from lifemask.graphics.camera import (
+    camera_for_crop,
+    camera_from_crop,
+    camera_like,
+    project,
+)
 from lifemask.methods._fitting_albedo import AlbedoModel, skin_albedo
 from lifemask.methods._fitting_config import FitConfig
 from lifemask.methods._fitting_photosolver import ColourPenalty, PhotoProblem
@@ -28,7 +33,7 @@ from lifemask.methods._fitting_samples import SkinSamples, skin_samples
 from lifemask.methods._fitting_solver import Penalty, State
 from lifemask.methods._fitting_surface import Prior, surface_points
 from lifemask.methods._fitting_task import create_task, noise_factor, start_state
-from lifemask.types import Camera, Crop, Geometry, Landmarks, Lighting, ModelParams
+from lifemask.types import Crop, Geometry, Landmarks, Lighting, ModelParams
 
 _MIN_SAMPLES = 50
 _MARGIN = 1.15  # side of the crop over the face region's longer side
@@ -187,7 +192,7 @@ def _prepare(
     inside = Landmarks(points, landmarks.sigma_px * zoom, landmarks.convention)
     task = create_task(inside, model, config.fit)
     camera = camera_for_crop(
-        _like(geometry.camera, task.prior.linear), crop.center_px, crop.side_px, crop.size
+        camera_like(geometry.camera, task.prior.linear), crop.center_px, crop.side_px, crop.size
     )
     coefficients = torch.cat((params.identity, params.expression)).to(task.prior.linear)
     state = start_state(task, camera, coefficients)
@@ -220,14 +225,4 @@ def _tethered(prior: Prior, state: State, model: FaceModel, config: PhotometricC
         prior,
         precision=prior.precision + pull,
         linear=prior.linear - pull @ state.coefficients,
-    )
-
-
-def _like(camera: Camera, like: Tensor) -> Camera:
-    return Camera(
-        camera.model,
-        camera.rotation.to(like),
-        camera.translation.to(like),
-        camera.scale.to(like),
-        camera.center.to(like),
     )
