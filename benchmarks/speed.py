@@ -105,9 +105,8 @@ def time_stages(weights: str, photo: np.ndarray) -> list[dict[str, Any]]:
     """Detector, landmarker, fit, refinement, texture, the whole, and writing the files."""
     import tempfile
 
-    from lifemask.faces.landmarker import load_landmarker
-
     from lifemask import Pipeline, PipelineConfig, write_heads
+    from lifemask.faces.landmarker import load_landmarker
 
     pipeline = Pipeline(PipelineConfig(weights=weights, threads=1))  # pyright: ignore
     face = pipeline.find_faces(photo)[0]
