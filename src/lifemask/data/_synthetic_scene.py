@@ -35,7 +35,7 @@ def load_environments(folder: Path) -> tuple[NDArray[np.float32], ...]:
     Raises:
         FileNotFoundError: no `.exr` in the folder.
     """
-    import OpenEXR
+    import OpenEXR  # pyright: ignore[reportMissingImports]
 
     maps = []
     for file in sorted(Path(folder).glob("*.exr")):
