@@ -17,6 +17,12 @@ from torch import Tensor
 
 CameraModel = Literal["orthographic", "pinhole"]
 
+REGION_NAMES = (
+    "nose", "lips", "eyes", "brows", "skin", "mouth_interior", "ears_neck", "hair", "background",
+)  # fmt: skip
+"""The nine classes of a region map, by id. "skin" includes beards and glasses, "hair" includes
+headwear, "background" includes cloth and whatever hides the face (hands, objects)."""
+
 
 @dataclass(frozen=True)
 class Camera:
