@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lifemask.data._synthetic_props import create_props
+from lifemask.data._synthetic_regions import texel_regions
 from lifemask.data._synthetic_rig import create_rig
 from lifemask.data._synthetic_sample import frame_face, random_expression, random_identity
 from lifemask.data._synthetic_scene import Surroundings
@@ -26,7 +27,8 @@ def generator():
     sky = rng.uniform(0.1, 2.0, (24, 48, 3)).astype(np.float32)
     noise = rng.random(1009).astype(np.float32)
     masks = create_masks(rig, props.beards)
-    return Generator(config, rig, props, masks, skins, Surroundings((sky,)), None, noise)
+    regions = texel_regions(rig, masks)
+    return Generator(config, rig, props, masks, regions, skins, Surroundings((sky,)), None, noise)
 
 
 @pytest.fixture(scope="module")

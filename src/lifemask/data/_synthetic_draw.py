@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lifemask.data import _synthetic_kernels as kernels
 from lifemask.data import _synthetic_look as look
 from lifemask.data import _synthetic_props as props
+from lifemask.data import _synthetic_regions as regions
 from lifemask.data import _synthetic_sample as sampling
 from lifemask.data import _synthetic_scene as scenery
 from lifemask.data._synthetic_rig import HeadRig, light_view
@@ -91,7 +92,7 @@ def draw_image(
     materials = look.random_materials(rng, plain)
     screen = sampling.project(soup.points, f_px, center)
     labels = sampling.project(points_mm @ rotation.T + translation, f_px, center)
-    linear, depth = _shade(
+    linear, depth, region = _shade(
         generator, rng, soup, screen, banks, skin, lut, mix, light, materials, -rotation[:, 1]
     )
     ss = config.supersample
@@ -100,11 +101,12 @@ def draw_image(
     if lens is not None:
         lens_points = lens.points @ rotation.T + translation
         lens_screen = _finer(sampling.project(lens_points, f_px, center), ss)
-        _add_lens(linear, lens_screen, lens.faces, depth, ss, outfit, rng, labels, visible)
+        _add_lens(linear, lens_screen, lens.faces, depth, ss, outfit, rng, labels, visible, region)
     for _ in range(outfit.occluders):
         mask, colour = scenery.random_occluder(banks.backgrounds, rng, config.size, plain)
         linear += mask[..., None] * (colour - linear)
         _hide(visible, labels, mask > 0.5)
+        region[mask > 0.5] = regions.BACKGROUND
     image = scenery.photograph(linear, _exposure(linear, labels, rng), rng)
     points = labels.copy()
     relative = (points_mm @ rotation.T)[:, 2]
@@ -112,7 +114,7 @@ def draw_image(
     flags = np.array([outfit.glasses != "", outfit.beard != "", outfit.occluders > 0])
     return Sample(
         image, points, visible, rotation, translation, f_px, center.astype(np.float32), identity,
-        expression, flags,
+        expression, flags, region,
     )  # fmt: skip
 
 
@@ -210,7 +212,7 @@ def _plain_skin(rig: HeadRig, skin, lut, mix):
 
 
 def _shade(generator, rng, soup, screen, banks, skin, lut, mix, light, materials, down):
-    """Linear image (size, size, 3) and the super-sampled depth buffer."""
+    """Linear image (size, size, 3), the super-sampled depth buffer and the region map."""
     config = generator.config
     ss, size = config.supersample, config.size
     fine = _finer(screen, ss)
@@ -234,10 +236,16 @@ def _shade(generator, rng, soup, screen, banks, skin, lut, mix, light, materials
         light.key_direction, light.key_colour, np.ascontiguousarray(down, np.float32), background,
         depth, ids, ss, out,
     )  # fmt: skip
-    return out, depth
+    region = np.empty((size, size), np.uint8)
+    scalp = regions.HAIR if banks.scalp_hair[skin] else regions.SKIN
+    regions.region_map(
+        fine, soup.faces, soup.face_uv, regions.face_regions(soup.material),
+        generator.texel_region, scalp, depth, ids, ss, region,
+    )  # fmt: skip
+    return out, depth, region
 
 
-def _add_lens(linear, lens_screen, faces, depth, ss, outfit, rng, labels, visible) -> None:
+def _add_lens(linear, lens_screen, faces, depth, ss, outfit, rng, labels, visible, region) -> None:
     """Blend the lenses over the image in place; dark ones hide the points behind them."""
     cover = np.empty(linear.shape[:2], np.float32)
     kernels.lens_layer(lens_screen, faces, depth, ss, cover)
@@ -250,6 +258,7 @@ def _add_lens(linear, lens_screen, faces, depth, ss, outfit, rng, labels, visibl
     linear += k * (colour.astype(np.float32) * (1 + (1 - sheen[..., None])) - linear)
     if alpha > 0.75:
         _hide(visible, labels, k[..., 0] > 0.5)
+        region[k[..., 0] > 0.5] = regions.SKIN
 
 
 def _hide(visible, labels, mask) -> None:

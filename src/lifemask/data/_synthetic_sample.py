@@ -17,6 +17,13 @@ _GROUPS: tuple[tuple[str, ...], ...] = (
     ("mouthleft",), ("mouthright",), ("mouthrolllower", "mouthrollupper"), ("mouthshruglower",),
     ("mouthshrugupper",), ("mouthclose", "jawopen"), ("tongueout", "jawopen"),
 )  # fmt: skip
+_SMILES: tuple[tuple[str, ...], ...] = (
+    ("mouthsmile",), ("mouthsmile", "cheeksquint", "mouthdimple"),
+    ("mouthsmile", "mouthupperup", "cheeksquint"),
+    ("mouthsmile", "mouthupperup", "mouthlowerdown", "cheeksquint"),
+    ("mouthsmile", "jawopen", "mouthupperup", "cheeksquint"),
+    ("mouthsmile", "jawopen", "mouthupperup", "mouthlowerdown", "mouthstretch", "eyesquint"),
+)  # fmt: skip
 _GAZE = ("eyelookup", "eyelookdown", "eyelookleft", "eyelookright")
 
 
@@ -39,31 +46,40 @@ def _index(names: tuple[str, ...]) -> dict[tuple[str, str], int]:
 def random_expression(names: tuple[str, ...], rng: np.random.Generator) -> NDArray[np.float32]:
     """ARKit activations (len(names),) in [0, 1]: 15 % neutral, else coupled groups ~ Beta(1, 2).
 
-    A group drives both sides together, with a little asymmetry in most cases and one side alone
-    in some (winks, lopsided smiles). Gaze moves the lids and both eyes coherently.
+    A quarter of the faces smile, most of them with their teeth: people in photos do. A group
+    drives both sides together, with a little asymmetry in most cases and one side alone in some
+    (winks, lopsided smiles). Gaze moves the lids and both eyes coherently.
     """
     index = _index(names)
     out = np.zeros(len(names), np.float32)
     if rng.random() < 0.15:
         return out
-    for group in rng.choice(len(_GROUPS), rng.integers(1, 5), replace=False):
+    smiles = rng.random() < 0.3
+    if smiles:
+        _drive(out, index, _SMILES[rng.integers(len(_SMILES))], rng.uniform(0.3, 1.0), rng)
+    for group in rng.choice(len(_GROUPS), rng.integers(0 if smiles else 1, 5), replace=False):
         level = rng.beta(1, 2) if rng.random() < 0.85 else rng.uniform(0.5, 1)
-        one_sided = rng.random()
-        for stem in _GROUPS[group]:
-            gain = level * rng.uniform(0.5, 1.2)
-            for side in ("", "l", "r"):
-                if (stem, side) not in index:
-                    continue
-                share = 1.0 if side == "" else np.clip(rng.normal(1, 0.15), 0.4, 1.4)
-                if (one_sided < 0.08 and side == "l") or (one_sided > 0.92 and side == "r"):
-                    share *= rng.uniform(0, 0.3)
-                k = index[stem, side]
-                out[k] = max(out[k], gain * share)
+        _drive(out, index, _GROUPS[group], level * (0.5 if smiles else 1.0), rng)
     _gaze(out, index, rng)
     for k in rng.choice(len(names), rng.integers(0, 3), replace=False):
         out[k] = max(out[k], rng.beta(1, 4))
     _calm_mouth(out, index)
     return np.clip(out, 0, 1)
+
+
+def _drive(out, index, group, level, rng) -> None:
+    """Raise a group's activations to about `level`, both sides together in five of six cases."""
+    one_sided = rng.random()
+    for stem in group:
+        gain = level * rng.uniform(0.5, 1.2)
+        for side in ("", "l", "r"):
+            if (stem, side) not in index:
+                continue
+            share = 1.0 if side == "" else np.clip(rng.normal(1, 0.15), 0.4, 1.4)
+            if (one_sided < 0.08 and side == "l") or (one_sided > 0.92 and side == "r"):
+                share *= rng.uniform(0, 0.3)
+            k = index[stem, side]
+            out[k] = max(out[k], gain * share)
 
 
 def _gaze(out, index, rng) -> None:
@@ -81,7 +97,13 @@ def _gaze(out, index, rng) -> None:
 
 
 def _calm_mouth(out, index) -> None:
-    """Scale mouth shapes down together where their sum would tear the lips."""
+    """Keep the mouth whole.
+
+    Lips meet no further than the jaw opens; shapes that would tear them are scaled down together.
+    """
+    if ("mouthclose", "") in index and ("jawopen", "") in index:
+        close, jaw = index["mouthclose", ""], index["jawopen", ""]
+        out[close] = min(out[close], out[jaw])
     mouth = [i for (stem, _), i in index.items() if stem.startswith("mouth")]
     total = out[mouth].sum()
     if total > 2.6:

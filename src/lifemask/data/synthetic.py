@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lifemask.types import REGION_NAMES
+
 if TYPE_CHECKING:
     from lifemask.data._synthetic_props import PropKit
     from lifemask.data._synthetic_rig import HeadRig
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from lifemask.facemodel.base import FaceModel
 
 LOGGER = logging.getLogger(__name__)
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONVENTION = "lifemask392"
 BOX_CONVENTION = "ibug68-3d-bfm"
 Family = Literal["open", "research"]
@@ -70,6 +72,7 @@ class Sample:
         f_px, center_px: focal length and principal point (2,) of the image.
         identity: (i,); expression: (e,) coefficients of the face model.
         flags: (3,) glasses, beard, occluder.
+        region: (size, size) uint8, index into `types.REGION_NAMES`.
     """
 
     image: NDArray[np.uint8]
@@ -82,14 +85,23 @@ class Sample:
     identity: NDArray[np.float32]
     expression: NDArray[np.float32]
     flags: NDArray[np.bool_]
+    region: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Banks:
-    """Skins (n, rows, columns, 3) and backgrounds (n, s, s, 3), uint8, that a shard draws from."""
+    """What a shard draws from.
+
+    Attributes:
+        skins: (n, rows, columns, 3) uint8 sRGB.
+        skin_freedom: (n,) how far the tone may be moved, see `random_skin_tone`.
+        scalp_hair: (n,) the skin's own texture shows hair on the skull.
+        backgrounds: (n, s, s, 3) uint8 sRGB.
+    """
 
     skins: NDArray[np.uint8]
     skin_freedom: NDArray[np.float32]
+    scalp_hair: NDArray[np.bool_]
     backgrounds: NDArray[np.uint8]
 
 
@@ -101,6 +113,7 @@ class Generator:
     rig: HeadRig
     props: PropKit
     masks: SkinMasks
+    texel_region: NDArray[np.uint8]
     skins: NDArray[np.float32]
     surroundings: Surroundings
     photo_skins: NDArray[np.uint8] | None = None
@@ -108,6 +121,7 @@ class Generator:
 
     def banks(self, shard: int) -> Banks:
         """Skins and backgrounds of one shard, from the run's seed and the shard's number."""
+        from lifemask.data._synthetic_regions import scalp_is_hair
         from lifemask.data._synthetic_scene import background_bank
         from lifemask.data._synthetic_skins import vary_skin
 
@@ -123,7 +137,8 @@ class Generator:
                 skins.append(vary_skin(self.skins, self.masks, rng))
                 freedom.append(1.0)
         backgrounds = background_bank(self.surroundings, rng, self.config.bank_size)
-        return Banks(np.stack(skins), np.array(freedom, np.float32), backgrounds)
+        hair = [scalp_is_hair(s, self.texel_region, self.rig.cheek_texels) for s in skins]
+        return Banks(np.stack(skins), np.array(freedom, np.float32), np.array(hair), backgrounds)
 
     def render(self, indices: NDArray[np.int64] | list[int]) -> list[Sample]:
         """Images by their number in the run, shard by shard.
@@ -169,6 +184,7 @@ def create_generator(
         FileNotFoundError: skins or environments are missing.
     """
     from lifemask.data._synthetic_props import create_props
+    from lifemask.data._synthetic_regions import texel_regions
     from lifemask.data._synthetic_rig import create_rig
     from lifemask.data._synthetic_scene import Surroundings, load_environments
     from lifemask.data._synthetic_skins import create_masks, load_skins
@@ -186,8 +202,9 @@ def create_generator(
         with np.load(photo_skins) as archive:
             textures, photos = archive["textures"], archive["photos"]
     noise = np.random.default_rng([config.seed, 2]).random(1009).astype(np.float32)
+    masks = create_masks(rig, props.beards)
     return Generator(
-        config, rig, props, create_masks(rig, props.beards), load_skins(data / "skins", rig),
+        config, rig, props, masks, texel_regions(rig, masks), load_skins(data / "skins", rig),
         Surroundings(load_environments(data / "hdri"), photos), textures, noise,
     )  # fmt: skip
 
@@ -220,16 +237,18 @@ def write_shard(generator: Generator, folder: Path, shard: int, count: int) -> N
     size = generator.config.size
     first = shard * generator.config.shard_size
     images = np.empty((count, size, size, 3), np.uint8)
+    regions = np.empty((count, size, size), np.uint8)
     rows: dict[str, list] = {}
     indices = list(range(first, first + count))
     samples = render_samples(generator, generator.banks(shard), indices)
     for k, sample in enumerate(samples):
-        images[k] = sample.image
+        images[k], regions[k] = sample.image, sample.region
         for name, value in _label_row(sample).items():
             rows.setdefault(name, []).append(value)
     labels: dict[str, NDArray] = {name: np.stack(values) for name, values in rows.items()}
     labels["nominal_side_px"] = np.array(generator.config.nominal_side_px, np.float32)
     _replace(folder / f"images-{shard:04d}.npy", lambda file: np.save(file, images))
+    _replace(folder / f"regions-{shard:04d}.npy", lambda file: np.save(file, regions))
     _replace(
         folder / f"labels-{shard:04d}.npz",
         lambda file: np.savez(file, allow_pickle=False, **labels),
@@ -296,7 +315,15 @@ def write_header(config: SyntheticConfig, folder: Path, model: FaceModel, count:
         "count_planned": count,
         "shard_size": config.shard_size,
         "bank_size": config.bank_size,
-        "shards": [{"images": f"images-{n}.npy", "labels": f"labels-{n}.npz"} for n in names],
+        "region_names": list(REGION_NAMES),
+        "shards": [
+            {
+                "images": f"images-{n}.npy",
+                "labels": f"labels-{n}.npz",
+                "regions": f"regions-{n}.npy",
+            }
+            for n in names
+        ],
     }
     text = json.dumps(header, indent=1).encode()
     _replace(folder / "header.json", lambda file: file.write(text))

@@ -1,0 +1,119 @@
+"""Region maps of the generator: which of the nine `REGION_NAMES` each pixel shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from lifemask.data import _synthetic_kernels as kernels
+from lifemask.types import REGION_NAMES
+
+if TYPE_CHECKING:
+    from lifemask.data._synthetic_rig import HeadRig
+    from lifemask.data._synthetic_skins import SkinMasks
+
+NOSE, LIPS, EYES, BROWS, SKIN, MOUTH, NECK, HAIR, BACKGROUND = range(len(REGION_NAMES))
+SCALP = len(REGION_NAMES)
+"""Texel class of the skull: "hair" where the skin's own texture shows hair there, else "skin"."""
+LOOK_UP = 255
+"""Face class that means: the class of the texel."""
+
+_OF_MATERIAL = np.full(10, BACKGROUND, np.uint8)
+_OF_MATERIAL[[kernels.EYE, kernels.MOUTH, kernels.TEETH]] = EYES, MOUTH, MOUTH
+_OF_MATERIAL[[kernels.HAIR, kernels.HAT, kernels.BEARD]] = HAIR, HAIR, SKIN
+_OF_MATERIAL[[kernels.FRAME, kernels.SKIN_PLAIN, kernels.SKIN]] = SKIN, NECK, LOOK_UP
+
+
+def texel_regions(rig: HeadRig, masks: SkinMasks) -> NDArray[np.uint8]:
+    """Class (rows, columns) of each texel of the skin layout; `SCALP` on the skull."""
+    from lifemask.data._synthetic_rig import rasterize_texels
+
+    wanted = ("nose", "lips", "ears", "face")
+    masked = {n: m.numpy() for n, m in rig.model.topology.regions.items() if n in wanted}
+    empty = np.zeros(len(rig.mean_mm), bool)
+    columns = np.stack([masked.get(n, empty) for n in wanted], 1).astype(np.float32)
+    skin = rig.face_material == kernels.SKIN
+    values = rasterize_texels(columns[rig.faces], rig.face_uv, skin, rig.texture_shape)
+    nose, lips, ears, face = np.moveaxis(np.nan_to_num(values) > 0.5, -1, 0)
+    height = np.nan_to_num(rig.texel_mm[..., 1])
+    jaw = rig.landmarks68_mm[[3, 13], 1].mean()
+    out = np.full(rig.texture_shape, SCALP, np.uint8)
+    out[~face & (height < jaw + 12)] = NECK
+    out[face | (masks.scalp < 0.3) & (out == SCALP)] = SKIN
+    out[ears] = NECK
+    taper = np.clip(masks.brow_along / 5 + 0.2, 0, 1)
+    taper *= np.clip((62 - masks.brow_along) / 14, 0.25, 1)
+    near = np.abs(masks.brow_across - 0.5) < 0.9 * (3.3 * taper + 0.4)
+    out[(masks.brow > 0.6) & near] = BROWS
+    out[nose] = NOSE
+    out[lips | (masks.lips > 0.5)] = LIPS
+    return out
+
+
+def face_regions(material: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Class (f,) of each triangle from its material; `LOOK_UP` for textured skin."""
+    return _OF_MATERIAL[material]
+
+
+def scalp_is_hair(skin: NDArray[np.uint8], regions: NDArray[np.uint8], cheek: NDArray) -> bool:
+    """Whether a skin texture's skull is much darker than its cheeks: hair is painted on it."""
+    scalp = skin[regions == SCALP]
+    cheeks = skin[cheek[:, 0], cheek[:, 1]]
+    return bool(scalp.size and scalp.mean() < 0.72 * cheeks.mean())
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def region_map(screen, faces, face_uv, face_region, texel_region, scalp, depth, ids, ss, out):
+    """The most frequent class among the super-samples of each pixel, into `out` (h, w) uint8.
+
+    Args:
+        screen: (v, 3) as in `rasterize_scene`, super-sampled px and inverse distance.
+        faces: (f, 3).
+        face_uv: (f, 3, 2) texel positions of skin corners.
+        face_region: (f,) from `face_regions`.
+        texel_region: (rows, columns) from `texel_regions`.
+        scalp: class that `SCALP` texels get.
+        depth: (h * ss, w * ss) from `rasterize_scene`.
+        ids: (h * ss, w * ss) from `rasterize_scene`.
+        ss: super-samples per axis.
+        out: (h, w), overwritten.
+    """
+    rows, columns = texel_region.shape
+    votes = np.zeros(10, np.int64)
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            votes[:] = 0
+            for sub in range(ss * ss):
+                sy, sx = y * ss + sub // ss, x * ss + sub % ss
+                f = ids[sy, sx]
+                region = BACKGROUND
+                if f >= 0:
+                    region = face_region[f]
+                if region == LOOK_UP:
+                    i0, i1, i2 = faces[f, 0], faces[f, 1], faces[f, 2]
+                    x0, y0 = screen[i0, 0], screen[i0, 1]
+                    x1, y1 = screen[i1, 0], screen[i1, 1]
+                    x2, y2 = screen[i2, 0], screen[i2, 1]
+                    k = 1.0 / ((x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0))
+                    p0 = ((sx - x2) * (y1 - y2) + (sy - y2) * (x2 - x1)) * k
+                    p1 = ((sx - x2) * (y2 - y0) + (sy - y2) * (x0 - x2)) * k
+                    z = depth[sy, sx]
+                    p2 = (1.0 - p0 - p1) * screen[i2, 2] / z
+                    p0 *= screen[i0, 2] / z
+                    p1 *= screen[i1, 2] / z
+                    s = p0 * face_uv[f, 0, 0] + p1 * face_uv[f, 1, 0] + p2 * face_uv[f, 2, 0]
+                    t = p0 * face_uv[f, 0, 1] + p1 * face_uv[f, 1, 1] + p2 * face_uv[f, 2, 1]
+                    column = min(max(int(s + 0.5), 0), columns - 1)
+                    row = min(max(int(t + 0.5), 0), rows - 1)
+                    region = texel_region[row, column]
+                    if region == SCALP:
+                        region = scalp
+                votes[region] += 1
+            best = 0
+            for c in range(1, 10):
+                if votes[c] > votes[best]:
+                    best = c
+            out[y, x] = best
