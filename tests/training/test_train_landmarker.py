@@ -21,6 +21,8 @@ from lifemask.training.landmarker import (
     loop_config,
     predict,
     run_training,
+    shipped_weights,
+    with_fresh_parameters,
 )
 from lifemask.training.loop import learning_rate
 from lifemask.training.recipes import LANDMARKER, LandmarkLossConfig, OptimConfig
@@ -311,3 +313,16 @@ def test_recipes_are_complete(name, family):
     assert sum(recipe.mix) == pytest.approx(1)
     assert (recipe.mix[1:] == (0, 0)) == (family == "open")
     assert recipe.optim.batch % max(recipe.processes, 1) == 0
+
+
+def test_training_goes_on_from_shipped_weights_with_a_fresh_parameter_output():
+    network = LandmarkNet(LANDMARKER["cpu"]("open").net)
+    shipped = shipped_weights("landmarker-open")
+    loaded = with_fresh_parameters(shipped, network)
+    assert set(loaded) - set(shipped) == {"to_parameters.weight", "to_parameters.bias"}
+    before = network.to_parameters.weight.clone()
+    network.load_state_dict(loaded)
+    assert torch.equal(network.to_parameters.weight, before)
+    assert torch.equal(network.stem[0].weight, shipped["stem.0.weight"])
+    with pytest.raises(UserError, match="missing"):
+        shipped_weights("landmarker-nobody")

@@ -19,7 +19,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
-from lifemask.assets import UserError
+from lifemask.assets import UserError, weights_path
 from lifemask.data.augment import (
     NO_AUGMENTATION,
     AugmentConfig,
@@ -265,7 +265,7 @@ def run_training(
     torch.manual_seed(recipe.seed)
     network = LandmarkNet(recipe.net)
     if initial is not None:
-        network.load_state_dict(initial)
+        network.load_state_dict(with_fresh_parameters(initial, network))
     averaged = train(
         network,
         LandmarkLoss(model, recipe.loss),
@@ -310,6 +310,27 @@ def averaged_weights(run: Path) -> dict[str, Tensor]:
     return {k[len(prefix) :]: v for k, v in load_file(path).items() if k.startswith(prefix)}
 
 
+def shipped_weights(name: str) -> dict[str, Tensor]:
+    """Weights of a shipped landmarker in float32, e.g. "landmarker-open".
+
+    Raises:
+        UserError: no such weights.
+    """
+    from safetensors.torch import load_file
+
+    tensors = load_file(weights_path(f"{name}.safetensors"))
+    return {k: v.float() if v.dtype.is_floating_point else v for k, v in tensors.items()}
+
+
+def with_fresh_parameters(weights: dict[str, Tensor], network: LandmarkNet) -> dict[str, Tensor]:
+    """The weights, with the network's own parameter output where they have none.
+
+    Shipped weights lack that output: it serves training only. Everything else must be there.
+    """
+    fresh = {k: v for k, v in network.state_dict().items() if k.startswith("to_parameters.")}
+    return fresh | weights
+
+
 def _chances(crops: CropSet) -> ndarray:
     total = np.cumsum(crops.weight, dtype=np.float64)
     return total / total[-1]
@@ -318,6 +339,11 @@ def _chances(crops: CropSet) -> ndarray:
 def _target(source: str, rows: slice, points: ndarray, visible: ndarray, size: int) -> SourceBatch:
     unit = unit_from_crop_px(torch.from_numpy(points), size)
     return SourceBatch(source, rows, unit, torch.from_numpy(visible))
+
+
+def _starting_weights(source: str) -> dict[str, Tensor]:
+    folder = Path(source)
+    return averaged_weights(folder) if folder.is_dir() else shipped_weights(source)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -329,7 +355,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, action="append", required=True, help="renders")
     parser.add_argument("--prepared", type=Path, help="folder to keep decoded real crops in")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run; resumes")
-    parser.add_argument("--start-from", type=Path, help="run whose averaged weights to start from")
+    parser.add_argument(
+        "--start-from", help="run folder, or name of shipped weights, to start from"
+    )
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
     parser.add_argument("--rate", type=float, help="peak learning rate instead of the recipe's")
     parser.add_argument("--seconds", type=float, default=0.0, help="stop after so long")
@@ -355,7 +383,7 @@ def main(arguments: list[str] | None = None) -> None:
     corpus = load_corpus(recipe, options.data, options.cache, options.prepared)
     sizes = {k: [len(one) for one in sets] for k, sets in corpus.training.items()}
     logging.info("crops: %s", sizes)
-    initial = averaged_weights(options.start_from) if options.start_from else None
+    initial = _starting_weights(options.start_from) if options.start_from else None
     model = landmark_model(load_face_model(), CONVENTION)
     config = loop_config(recipe, options.run, seconds=options.seconds)
     run_training(recipe, corpus, model, config, initial)
