@@ -341,7 +341,8 @@ def _target(source: str, rows: slice, points: ndarray, visible: ndarray, size: i
     return SourceBatch(source, rows, unit, torch.from_numpy(visible))
 
 
-def _starting_weights(source: str) -> dict[str, Tensor]:
+def starting_weights(source: str) -> dict[str, Tensor]:
+    """Weights of a run's folder (averaged) or of a shipped landmarker's name."""
     folder = Path(source)
     return averaged_weights(folder) if folder.is_dir() else shipped_weights(source)
 
@@ -383,7 +384,7 @@ def main(arguments: list[str] | None = None) -> None:
     corpus = load_corpus(recipe, options.data, options.cache, options.prepared)
     sizes = {k: [len(one) for one in sets] for k, sets in corpus.training.items()}
     logging.info("crops: %s", sizes)
-    initial = _starting_weights(options.start_from) if options.start_from else None
+    initial = starting_weights(options.start_from) if options.start_from else None
     model = landmark_model(load_face_model(), CONVENTION)
     config = loop_config(recipe, options.run, seconds=options.seconds)
     run_training(recipe, corpus, model, config, initial)
