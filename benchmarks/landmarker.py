@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import torch
-from provenance import provenance
 
 from lifemask.nn.landmark_net import LandmarkNet
 from lifemask.training.landmarker import (
@@ -25,6 +24,7 @@ from lifemask.training.landmarker import (
     with_fresh_parameters,
 )
 from lifemask.training.recipes import LANDMARKER
+from provenance import provenance
 
 
 def main() -> None:
