@@ -9,7 +9,10 @@ import typer
 
 from lifemask.assets import UserError
 
-TRAINERS = {"landmarker": "lifemask.training.landmarker:main"}
+TRAINERS = {
+    "landmarker": "lifemask.training.landmarker:main",
+    "parser": "lifemask.training.parser:main",
+}
 CONTEXT = {
     "allow_extra_args": True,
     "ignore_unknown_options": True,
@@ -19,7 +22,7 @@ CONTEXT = {
 
 def train(
     context: typer.Context,
-    network: Annotated[str, typer.Argument(metavar="NETWORK", help="landmarker.")],
+    network: Annotated[str, typer.Argument(metavar="NETWORK", help="landmarker or parser.")],
 ) -> None:
     """Train a network by a committed recipe; `lifemask train NETWORK --help` tells its options."""
     if network not in TRAINERS:

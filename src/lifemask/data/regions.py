@@ -1,0 +1,98 @@
+"""Face pictures with a region class per pixel: the common form that the parser's training reads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from numpy import ndarray
+
+from lifemask.assets import UserError
+from lifemask.types import REGION_NAMES
+
+IGNORE = 255  # pixels without a label: training and scores leave them out
+SQUARE_EXPAND = 1.25  # side of the parser's nominal view in units of the landmark square
+
+
+@dataclass(frozen=True)
+class RegionSet:
+    """Square pictures about a face and their region maps; arrays may be memory maps.
+
+    Attributes:
+        name: of the source, e.g. "renders", "facesynthetics".
+        images: one (m, s, s, 3) uint8 sRGB array per shard; all shards have the same s.
+        regions: one (m, s, s) uint8 array per shard: ids of `types.REGION_NAMES`, or `IGNORE`.
+        view_side_px: side of the parser's nominal view (`SQUARE_EXPAND` landmark squares), centred
+            in the picture, in picture px.
+    """
+
+    name: str
+    images: tuple[UInt8[ndarray, "m s s 3"], ...]
+    regions: tuple[UInt8[ndarray, "m s s"], ...]
+    view_side_px: float
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return sum(len(shard) for shard in self.images)
+
+    def gather(
+        self, ids: Int[ndarray, "b"]
+    ) -> tuple[UInt8[ndarray, "b s s 3"], UInt8[ndarray, "b s s"]]:
+        """Pictures (b, s, s, 3) and region maps (b, s, s) by their numbers over all shards."""
+        starts = np.cumsum([0, *(len(shard) for shard in self.images)])
+        shard = np.searchsorted(starts, ids, side="right") - 1
+        places = [(s, i - starts[s]) for s, i in zip(shard, ids, strict=True)]
+        images = np.stack([self.images[s][i] for s, i in places])
+        return images, np.stack([self.regions[s][i] for s, i in places])
+
+    def subset(self, ids: Int[ndarray, "m"]) -> RegionSet:
+        """A set of some of the pictures, copied into memory."""
+        images, regions = self.gather(ids)
+        return RegionSet(self.name, (images,), (regions,), self.view_side_px)
+
+
+def load_region_cache(folder: Path, shards: slice = slice(None)) -> RegionSet:
+    """The complete shards with region maps of a folder that `lifemask.data.synthetic` wrote.
+
+    Args:
+        folder: holds `header.json`, `images-XXXX.npy` and `regions-XXXX.npy`; they are mapped.
+        shards: which of the shards, in the header's order.
+
+    Raises:
+        UserError: no shard with region maps there, or maps of other classes than ours.
+    """
+    header = read_header(folder)
+    names = [s for s in header.get("shards", []) if "regions" in s][shards]
+    if not names:
+        raise UserError(
+            f"no complete shard with region maps in {folder}: run python -m lifemask.data.synthetic"
+        )
+    known = header.get("region_names", list(REGION_NAMES))
+    if tuple(known) != REGION_NAMES:
+        raise UserError(f"{folder} has the regions {known}, not {list(REGION_NAMES)}: make it anew")
+    images = tuple(_mapped(folder / s["images"]) for s in names)
+    regions = tuple(_mapped(folder / s["regions"]) for s in names)
+    side = float(header["nominal_side_px"]) * SQUARE_EXPAND
+    return RegionSet("renders", images, regions, side)
+
+
+def read_header(folder: Path) -> dict:
+    """The header of a render cache.
+
+    Raises:
+        UserError: it is missing or broken.
+    """
+    try:
+        return json.loads((folder / "header.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is no cache of renders: {error}") from error
+
+
+def _mapped(path: Path) -> ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}. Make the renders anew") from error

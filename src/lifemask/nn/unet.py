@@ -1,0 +1,120 @@
+"""The region network: a U-Net from a face crop to nine region scores per pixel.
+
+    crop s -> [space to depth] -> level 0 -------------- + -> level 0 -> [depth to space] -> scores
+                                     `-> level 1 --- + -> level 1 -^
+                                            `-> ... -^
+
+With `fold` 1, `merge` "cat" and two convolutions a level it is the U-Net of Ronneberger et al.
+(MICCAI 2015, with padding and batch normalisation). With `fold` 2 the finest level works at half
+the resolution on 2 x 2 pixel blocks as channels (Shi et al., CVPR 2016, both ways), which costs a
+quarter and drops no pixel; docs/parser.md has the measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lifemask.nn.blocks import ConvUnit
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Sizes of the network.
+
+    Attributes:
+        classes: number of classes.
+        size: side of the input crop in px, a multiple of `fold * 2 ** (levels - 1)`.
+        fold: side of the pixel blocks that the first level takes as channels; 1 = single pixels.
+        widths: channels of the levels, finest first.
+        down: 3x3 convolutions per level on the way down.
+        up: 3x3 convolutions per level on the way up.
+        merge: how the way up takes in the way down: "cat" (paper) or "add" (half the channels).
+    """
+
+    classes: int = 9
+    size: int = 128
+    fold: int = 1
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    down: int = 2
+    up: int = 2
+    merge: Literal["cat", "add"] = "cat"
+
+    def __post_init__(self) -> None:
+        """Check that the levels fit the size."""
+        step = self.fold * 2 ** (len(self.widths) - 1)
+        if self.size % step:
+            raise ValueError(f"size {self.size} is not a multiple of {step}")
+        if self.merge not in ("cat", "add"):
+            raise ValueError(f"unknown merge {self.merge!r}; valid: cat, add")
+
+
+class UNet(nn.Module):
+    """Scores of region classes per pixel of a square face crop.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths
+        folded = 3 * config.fold**2
+        inputs = (folded, *widths[:-1])
+        self.down = nn.ModuleList(
+            _units(i, w, config.down) for i, w in zip(inputs, widths, strict=True)
+        )
+        self.lift = nn.ModuleList(
+            nn.Conv2d(deep, w, 1) for w, deep in zip(widths[:-1], widths[1:], strict=True)
+        )
+        wider = 2 if config.merge == "cat" else 1
+        self.up = nn.ModuleList(_units(wider * w, w, config.up) for w in widths[:-1])
+        self.head = nn.Conv2d(widths[0], config.classes * config.fold**2, 1)
+
+    def forward(self, crops: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c s s"]:
+        """Scores (logits) of crops in sRGB [0, 1] (b, 3, size, size)."""
+        x = functional.pixel_unshuffle(crops * 4 - 2, self.config.fold)
+        skips: list[Tensor] = []
+        for number, level in enumerate(self.down):
+            x = level(functional.max_pool2d(x, 2) if number else x)
+            skips.append(x)
+        for number in reversed(range(len(self.up))):
+            lifted = functional.interpolate(self.lift[number](x), scale_factor=2.0)
+            skip = skips[number]
+            merged = torch.cat((skip, lifted), 1) if self.config.merge == "cat" else skip + lifted
+            x = self.up[number](merged)
+        return functional.pixel_shuffle(self.head(x), self.config.fold)
+
+
+class RegionExport(nn.Module):
+    """What runs in the product: probabilities instead of scores."""
+
+    def __init__(self, net: UNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, crops: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c s s"]:
+        """Probabilities (b, classes, size, size) that sum to 1 over the classes."""
+        return self.net(crops).softmax(1)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> UNetConfig:
+    """The sizes that a weight card or a checkpoint lists, lists turned into tuples.
+
+    Raises:
+        TypeError: an unknown size.
+    """
+    sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return UNetConfig(**sizes)
+
+
+def _units(inputs: int, outputs: int, count: int) -> nn.Sequential:
+    rest = [ConvUnit(outputs, outputs) for _ in range(count - 1)]
+    return nn.Sequential(ConvUnit(inputs, outputs), *rest)

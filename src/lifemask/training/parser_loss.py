@@ -1,0 +1,102 @@
+"""Loss of the region parser: balanced cross-entropy and soft Dice, each with a weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from lifemask.data.regions import IGNORE
+
+
+@dataclass(frozen=True)
+class ParserLossConfig:
+    """Weights of the terms; 0 switches a term off.
+
+    Attributes:
+        cross_entropy: mean over the labelled pixels.
+        dice: one minus soft Dice, mean over the classes of the batch.
+        balance: exponent b of the class weights `(1 / (c p))^b` in the cross-entropy, p the class's
+            share of the batch's pixels and c the number of classes; 0 weighs pixels alike.
+        heaviest: largest class weight.
+        smoothing: share of the target given to all classes alike.
+    """
+
+    cross_entropy: float = 1.0
+    dice: float = 1.0
+    balance: float = 0.35
+    heaviest: float = 4.0
+    smoothing: float = 0.0
+
+
+class ParserLoss(nn.Module):
+    """The weighted sum of the terms.
+
+    Args:
+        config: weights.
+    """
+
+    def __init__(self, config: ParserLossConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self, scores: Float[Tensor, "b c h w"], regions: UInt8[Tensor, "b h w"]
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Loss and its parts.
+
+        Args:
+            scores: logits (b, c, h, w).
+            regions: class ids (b, h, w); `IGNORE` pixels have no part in any term.
+        """
+        config = self.config
+        known = regions != IGNORE
+        target = regions.long().masked_fill(~known, 0)
+        log_p = scores.float().log_softmax(1)
+        log_true = log_p.gather(1, target[:, None])[:, 0]
+        total = scores.new_zeros((), dtype=torch.float32)
+        parts: dict[str, float] = {}
+        if config.cross_entropy:
+            weights = class_weights(target, known, log_p.shape[1], config)
+            per_pixel = -log_true
+            if config.smoothing:
+                per_pixel = torch.lerp(per_pixel, -log_p.mean(1), config.smoothing)
+            pixel_weights = weights[target] * known
+            term = (per_pixel * pixel_weights).sum() / pixel_weights.sum().clamp(min=1e-6)
+            parts["cross_entropy"] = float(term.detach())
+            total = total + config.cross_entropy * term
+        if config.dice:
+            term = soft_dice_loss(log_p.exp(), target, known)
+            parts["dice"] = float(term.detach())
+            total = total + config.dice * term
+        return total, parts
+
+
+def class_weights(
+    target: Tensor, known: Tensor, classes: int, config: ParserLossConfig
+) -> Float[Tensor, "c"]:
+    """Weights (c,) of the classes by their share of the labelled pixels, see `ParserLossConfig`."""
+    counts = torch.bincount(target[known], minlength=classes).float()
+    share = counts / counts.sum().clamp(min=1)
+    weights = (1 / (classes * share.clamp(min=1e-8))) ** config.balance
+    return weights.clamp(max=config.heaviest)
+
+
+def soft_dice_loss(
+    probabilities: Float[Tensor, "b c h w"], target: Tensor, known: Tensor
+) -> Tensor:
+    """`mean_c (1 - 2 sum p_c y_c / sum (p_c + y_c))` over the classes that occur in the batch.
+
+    Source: Milletari et al., "V-Net" (3DV 2016), with plain sums in the denominator; sums run over
+    all labelled pixels of the batch.
+    """
+    classes = probabilities.shape[1]
+    p_true = probabilities.gather(1, target[:, None])[:, 0] * known
+    hit = p_true.new_zeros(classes).index_add(0, target.flatten(), p_true.flatten())
+    found = (probabilities * known[:, None]).sum((0, 2, 3))
+    true = torch.bincount(target[known], minlength=classes).to(found)
+    dice = 2 * hit / (found + true).clamp(min=1e-6)
+    present = (true > 0).to(dice)
+    return ((1 - dice) * present).sum() / present.sum().clamp(min=1)

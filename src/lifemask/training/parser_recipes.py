@@ -1,0 +1,101 @@
+"""Recipes of the region parser in four sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from lifemask.data.region_augment import RegionAugmentConfig
+from lifemask.nn.unet import UNetConfig
+from lifemask.training.parser_loss import ParserLossConfig
+from lifemask.training.recipes import Family, OptimConfig
+
+
+@dataclass(frozen=True)
+class ParserRecipe:
+    """All settings of a parser run.
+
+    Attributes:
+        name: "smoke", "cpu", "gpu" or "paper".
+        family: "open" trains on open renders only; "research" on all renders and FaceSynthetics.
+        net: sizes of the network.
+        optim: optimiser and schedule.
+        loss: weights of the terms.
+        augment: strengths of the augmentation.
+        portraits: share of FaceSynthetics in a batch; its few pictures repeat, augmented.
+        seed: of everything random.
+        device: for lightning.fabric: "cpu", "cuda" or "auto".
+        precision: for lightning.fabric.
+        processes: data-parallel processes that share a batch.
+        threads: of torch per process on a CPU; 0 leaves them as they are.
+        workers: threads that prepare batches.
+        evaluate_every: steps between evaluations on held-out data.
+        save_every: steps between checkpoints.
+        held_out_renders: number of first shards kept for evaluation.
+        evaluated: pictures per held-out set during training; `benchmarks/parsing.py` takes all.
+    """
+
+    name: str
+    family: Family
+    net: UNetConfig
+    optim: OptimConfig
+    loss: ParserLossConfig = field(default_factory=ParserLossConfig)
+    augment: RegionAugmentConfig = field(default_factory=RegionAugmentConfig)
+    portraits: float = 0.0
+    seed: int = 0
+    device: str = "cpu"
+    precision: str = "32-true"
+    processes: int = 1
+    threads: int = 1
+    workers: int = 1
+    evaluate_every: int = 500
+    save_every: int = 250
+    held_out_renders: int = 1
+    evaluated: int = 200
+
+
+CPU_NET = UNetConfig(fold=2, widths=(32, 64, 128, 192), down=2, up=1, merge="add")
+PAPER_NET = UNetConfig(size=256, widths=(32, 64, 128, 256), down=2, up=2, merge="cat")
+
+
+def smoke(family: Family = "open") -> ParserRecipe:
+    """A few seconds on one core: proves that everything runs."""
+    net = UNetConfig(size=32, fold=2, widths=(8, 8), down=1, up=1, merge="add")
+    optim = OptimConfig(steps=5, batch=4, peak_rate=1e-3, warmup=2, ema=0.9)
+    recipe = _recipe("smoke", family, net, optim)
+    return replace(recipe, evaluate_every=5, save_every=5, held_out_renders=0, evaluated=8)
+
+
+def cpu(family: Family = "open") -> ParserRecipe:
+    """Half an hour on one core with bfloat16 instructions: 128 px on blocks of 2 x 2 pixels.
+
+    On a core without them `precision="32-true"` is the faster choice.
+    """
+    optim = OptimConfig(steps=3000, batch=32, peak_rate=3e-3, warmup=100, ema=0.997)
+    return replace(_recipe("cpu", family, CPU_NET, optim), precision="bf16-mixed")
+
+
+def gpu(family: Family = "open") -> ParserRecipe:
+    """The plain U-Net with base 32 and four levels at 256 px: 1.3 million views on one GPU."""
+    optim = OptimConfig(steps=20_000, batch=64, peak_rate=2e-3, warmup=500, ema=0.999)
+    recipe = _recipe("gpu", family, PAPER_NET, optim)
+    return replace(recipe, device="cuda", precision="bf16-mixed", threads=0, workers=12)
+
+
+def paper(family: Family = "open") -> ParserRecipe:
+    """As `gpu`, ten times as long on several GPUs."""
+    recipe = gpu(family)
+    optim = replace(recipe.optim, steps=100_000, batch=128, warmup=2000, ema=0.9998)
+    return replace(recipe, name="paper", optim=optim, device="auto", processes=8)
+
+
+def _recipe(name: str, family: Family, net: UNetConfig, optim: OptimConfig) -> ParserRecipe:
+    return ParserRecipe(name, family, net, optim, portraits=0.3 if family == "research" else 0.0)
+
+
+PARSER: dict[str, Callable[[Family], ParserRecipe]] = {
+    "smoke": smoke,
+    "cpu": cpu,
+    "gpu": gpu,
+    "paper": paper,
+}
