@@ -20,9 +20,29 @@ def test_both_layouts_give_the_same_labels(tmp_path):
     assert (packed.layout, official.layout) == ("packed", "official")
     assert len(packed) == COUNT and packed.boxes_are_official and official.boxes_are_official
     for field in fields(packed):
-        if field.name not in ("layout", "image_paths"):
+        if field.name not in ("layout", "image_paths", "fits"):
             a, b = getattr(packed, field.name), getattr(official, field.name)
             np.testing.assert_array_equal(a, b, err_msg=field.name)
+    for field in fields(packed.fits):
+        a, b = getattr(packed.fits, field.name), getattr(official.fits, field.name)
+        np.testing.assert_array_equal(a, b, err_msg=field.name)
+        assert len(a) == COUNT
+
+
+def test_a_subset_keeps_the_rows_of_all_labels_together(tmp_path):
+    write_packed(tmp_path, face_labels())
+    data = load_aflw2000(tmp_path)
+    some = data.subset(np.array([7, 2]))
+    assert some.names == (data.names[7], data.names[2]) and len(some) == 2
+    np.testing.assert_array_equal(some.landmarks68, data.landmarks68[[7, 2]])
+    np.testing.assert_array_equal(some.fits.exp_para, data.fits.exp_para[[7, 2]])
+    np.testing.assert_array_equal(some.image(0), data.image(7))
+
+
+def test_labels_without_shape_parameters_are_read(tmp_path):
+    labels = face_labels()
+    write_packed(tmp_path, {k: v for k, v in labels.items() if k != "shape_para"})
+    assert load_aflw2000(tmp_path).fits.shape_para is None
 
 
 def test_shapes_and_meaning(tmp_path):

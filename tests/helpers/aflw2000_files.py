@@ -28,6 +28,10 @@ def face_labels(seed: int = 0) -> dict[str, np.ndarray]:
         "pose_para": pose.astype(np.float32),
         "crop_roi_box": boxes.astype(np.float32),
         "reannotated_pts68": np.round(points[:, :2] + 1).astype(np.float32),
+        "shape_para": (1e5 * rng.normal(0, 1, (COUNT, 199))).astype(np.float32),
+        "exp_para": rng.normal(0, 1, (COUNT, 29)).astype(np.float32),
+        "tex_para": rng.normal(0, 1, (COUNT, 199)).astype(np.float32),
+        "roi": rng.integers(-30, 400, (COUNT, 4)).astype(np.int16),
     }
 
 
@@ -53,8 +57,12 @@ def write_official(folder: Path, labels: dict[str, np.ndarray], *, configs: bool
             "pt3d_68": labels["pt3d_68"][k],
             "pt2d": labels["pt2d_21"][k],
             "Pose_Para": labels["pose_para"][k][None],
-            "roi": np.array([[13, -26, 437, 398]], dtype=np.int16),
-            "Shape_Para": np.zeros((199, 1)),
+            "roi": labels["roi"][k][None],
+            "Shape_Para": labels["shape_para"][k][:, None],
+            "Exp_Para": labels["exp_para"][k][:, None],
+            "Tex_Para": labels["tex_para"][k][:, None],
+            "Illum_Para": np.zeros((1, 10)),
+            "Color_Para": np.ones((1, 7)),
         }
         savemat(inner / f"{name}.mat", record)
     if configs:

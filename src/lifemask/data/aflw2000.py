@@ -4,18 +4,24 @@ Two layouts are read. *Official*: the unpacked `AFLW2000-3D.zip`, `imageNNNNN.jp
 `imageNNNNN.mat`; the benchmark's own boxes and the re-annotated truth come from the `.npy` files
 of the 3DDFA repository's `test.configs` folder when they lie in, or beside, the same folder.
 *Packed*: `imageNNNNN.jpg` beside one `labels.npz`.
+
+Traps: `pt3d_68` counts pixels from 1 (Matlab) and is compared as stored, as every published result
+does; the re-annotated points count from 0 (on the photos at hand the two differ by 1.1 and 1.0 px).
+Points of `pt2d` that were not clicked hold -1 and 452. `Pose_Para` has its own angle order and the
+opposite sign of yaw. `Shape_Para` and the scale of `Pose_Para` are in the units of the Basel model
+as 3DDFA distributes it: micrometres, coefficients not divided by their standard deviations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 
 from lifemask.assets import UserError
@@ -25,7 +31,16 @@ from lifemask.graphics.camera import euler_deg_from_rotation, rotation_from_eule
 
 DOWNLOAD_PAGE = "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm"
 
-_MAT_KEYS = ("pt3d_68", "pt2d", "Pose_Para")
+_MAT_SHAPES: dict[str, tuple[int, ...]] = {
+    "pt3d_68": (3, 68),
+    "pt2d": (2, 21),
+    "Pose_Para": (7,),
+    "roi": (4,),
+    "Shape_Para": (199,),
+    "Exp_Para": (29,),
+    "Tex_Para": (199,),
+}
+_NEEDED = ("pt3d_68", "pt2d", "Pose_Para")
 _NPY_BOXES = "AFLW2000-3D_crop.roi_box.npy"
 _NPY_REANNOTATED = "AFLW2000-3D-Reannotated.pts68.npy"
 
@@ -51,6 +66,7 @@ class Aflw2000:
             [i - 0.5, i + 0.5]).
         boxes_are_official: False when the boxes had to be made from the landmarks by 3DDFA's rule.
         reannotated68: (n, 68, 2) photo px, or None where the layout lacks them.
+        fits: the parameters of the fits as stored, see `Aflw2000Fits`.
     """
 
     layout: Literal["official", "packed"]
@@ -64,10 +80,61 @@ class Aflw2000:
     boxes: Float[ndarray, "n 4"]
     boxes_are_official: bool
     reannotated68: Float[ndarray, "n 68 2"] | None
+    fits: Aflw2000Fits
 
     def __len__(self) -> int:
         """Number of photos."""
         return len(self.names)
+
+    def image(self, index: int) -> UInt8[ndarray, "h w 3"]:
+        """A photo (h, w, 3), sRGB."""
+        from lifemask.faces.image import load_image
+
+        return load_image(self.image_paths[index])
+
+    def subset(self, ids: Int[ndarray, "m"]) -> Aflw2000:
+        """Some of the photos, in the given order."""
+        changed: dict[str, Any] = {
+            "names": tuple(self.names[i] for i in ids),
+            "image_paths": tuple(self.image_paths[i] for i in ids),
+            "fits": self.fits.subset(ids),
+        }
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, ndarray):
+                changed[field.name] = value[ids]
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class Aflw2000Fits:
+    """Parameters of the 3D fits, as stored; None where the layout lacks them.
+
+    The fitted face is `f R V + t` with V = mean + shape basis Shape_Para + expression basis
+    Exp_Para in micrometres, R of the first three numbers of Pose_Para, t the next three (px, y up
+    from the bottom edge) and f the last (px per micrometre).
+
+    Attributes:
+        pose_para: (n, 7).
+        shape_para: (n, 199), not divided by standard deviations.
+        exp_para: (n, 29).
+        tex_para: (n, 199), in the official layout only.
+        roi: (n, 4) left, top, right, bottom of the photo in the original AFLW picture, px from 1.
+    """
+
+    pose_para: Float[ndarray, "n 7"]
+    shape_para: Float[ndarray, "n 199"] | None
+    exp_para: Float[ndarray, "n 29"] | None
+    tex_para: Float[ndarray, "n 199"] | None
+    roi: Float[ndarray, "n 4"] | None
+
+    def subset(self, ids: Int[ndarray, "m"]) -> Aflw2000Fits:
+        """The parameters of some of the photos."""
+        changed: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            changed[field.name] = None if value is None else value[ids]
+        return Aflw2000Fits(**changed)
 
 
 def load_aflw2000(folder: str | Path) -> Aflw2000:
@@ -128,6 +195,10 @@ def _load_packed(folder: Path) -> Aflw2000:
         "pt3d_68": stored["pt3d_68"],
         "pt2d": stored["pt2d_21"],
         "Pose_Para": stored["pose_para"],
+        "Shape_Para": stored.get("shape_para"),
+        "Exp_Para": stored.get("exp_para"),
+        "Tex_Para": stored.get("tex_para"),
+        "roi": stored.get("roi"),
         "boxes": stored.get("crop_roi_box"),
         "reannotated": stored.get("reannotated_pts68"),
     }
@@ -137,23 +208,25 @@ def _load_packed(folder: Path) -> Aflw2000:
 def _load_official(folder: Path) -> Aflw2000:
     paths = sorted(folder.glob("image*.mat"))
     records = [_read_mat(path) for path in paths]
-    labels: dict[str, Any] = {key: np.stack([r[key] for r in records]) for key in _MAT_KEYS}
+    labels: dict[str, Any] = {
+        key: np.stack([r[key] for r in records]) if all(key in r for r in records) else None
+        for key in _MAT_SHAPES
+    }
     labels["boxes"] = _companion(folder, _NPY_BOXES, len(paths))
     labels["reannotated"] = _companion(folder, _NPY_REANNOTATED, len(paths))
     return _assemble("official", folder, tuple(p.stem for p in paths), labels)
 
 
 def _read_mat(path: Path) -> dict[str, ndarray]:
-    """The three label arrays of one photo; `loadmat` reads numbers only, never pickles."""
+    """The label arrays of one photo by name; `loadmat` reads numbers only, never pickles."""
     from scipy.io import loadmat
 
     try:
-        record = loadmat(str(path), variable_names=_MAT_KEYS)
-        return {
-            "pt3d_68": record["pt3d_68"].reshape(3, 68),
-            "pt2d": record["pt2d"].reshape(2, 21),
-            "Pose_Para": record["Pose_Para"].reshape(7),
-        }
+        record = loadmat(str(path), variable_names=tuple(_MAT_SHAPES))
+        missing = [key for key in _NEEDED if key not in record]
+        if missing:
+            raise ValueError(f"no {', '.join(missing)}")
+        return {k: record[k].reshape(shape) for k, shape in _MAT_SHAPES.items() if k in record}
     except Exception as error:  # scipy raises many kinds on a broken file
         raise UserError(f"{path} is not an AFLW2000-3D label file: {error}") from error
 
@@ -198,7 +271,19 @@ def _assemble(
         boxes=crop_boxes(points68) if boxes is None else _edges(boxes),
         boxes_are_official=boxes is not None,
         reannotated68=None if again is None else _points_last(again),
+        fits=Aflw2000Fits(
+            pose_para=pose_para,
+            shape_para=_rows(labels["Shape_Para"], 199),
+            exp_para=_rows(labels["Exp_Para"], 29),
+            tex_para=_rows(labels["Tex_Para"], 199),
+            roi=_rows(labels["roi"], 4),
+        ),
     )
+
+
+def _rows(values: ndarray | None, width: int) -> ndarray | None:
+    """(n, width) float64 of whatever shape was stored."""
+    return None if values is None else np.asarray(values, np.float64).reshape(-1, width)
 
 
 def _points_last(points: ndarray) -> ndarray:
