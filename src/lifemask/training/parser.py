@@ -25,7 +25,7 @@ from lifemask.data.region_augment import NO_REGION_AUGMENTATION, draw_batch
 from lifemask.data.regions import RegionSet, load_region_cache, read_header
 from lifemask.evaluation.regions import confusion_per_image, intersection_over_union, mean_iou
 from lifemask.nn.unet import UNet
-from lifemask.training.landmarker import averaged_weights
+from lifemask.training.checkpoint import averaged_weights
 from lifemask.training.loop import LoopConfig, train
 from lifemask.training.parser_loss import ParserLoss
 from lifemask.training.parser_recipes import PARSER, ParserRecipe

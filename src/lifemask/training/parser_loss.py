@@ -54,9 +54,10 @@ class ParserLoss(nn.Module):
         config = self.config
         known = regions != IGNORE
         target = regions.long().masked_fill(~known, 0)
-        log_p = scores.float().log_softmax(1)
+        scores = scores if scores.dtype == torch.float64 else scores.float()
+        log_p = scores.log_softmax(1)
         log_true = log_p.gather(1, target[:, None])[:, 0]
-        total = scores.new_zeros((), dtype=torch.float32)
+        total = scores.new_zeros(())
         parts: dict[str, float] = {}
         if config.cross_entropy:
             weights = class_weights(target, known, log_p.shape[1], config)

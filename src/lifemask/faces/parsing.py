@@ -1,0 +1,253 @@
+"""Region classes of a face in a photo: crop, network, and the way back to photo pixels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from numpy import ndarray
+
+from lifemask.assets import AssetError, weights_path
+from lifemask.facemodel.landmarks import convert
+from lifemask.faces.crop import Box, crop_square, square_box
+from lifemask.faces.landmarker import face_square, quarter_turns
+from lifemask.types import REGION_NAMES, Crop, Face, Landmarks
+
+Engine = Literal["onnx", "torch"]
+Family = Literal["open", "research"]
+UNKNOWN = 255  # id of pixels outside the parsed square
+EXPAND = 1.25  # side of the parsed square in units of the landmark square, as in training
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Region probabilities on a square of a photo.
+
+    Attributes:
+        probabilities: (9, s, s) in [0, 1], sum 1 over the classes of `types.REGION_NAMES`.
+        center_px: (u, v) of the square's centre in photo px.
+        side_px: side of the square in photo px. A pixel of the maps lies in the photo where a pixel
+            of a `types.Crop` with the same numbers lies.
+    """
+
+    probabilities: Float[ndarray, "9 s s"]
+    center_px: tuple[float, float]
+    side_px: float
+
+    @property
+    def classes(self) -> UInt8[ndarray, "s s"]:
+        """The most probable class (s, s), ids of `types.REGION_NAMES`."""
+        return self.probabilities.argmax(0).astype(np.uint8)
+
+    def probability(self, *names: str) -> Float[ndarray, "s s"]:
+        """Probability (s, s) that a pixel belongs to one of the named regions.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        return self.probabilities[_ids(names)].sum(0)
+
+    def mask(self, *names: str) -> Bool[ndarray, "s s"]:
+        """Pixels (s, s) whose most probable class is one of the named regions.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        return np.isin(self.classes, _ids(names))
+
+    def sample(
+        self, points: Float[ndarray, "*n 2"], *names: str, outside: float = float("nan")
+    ) -> Float[ndarray, "*n"]:
+        """Probability (*n,) of the named regions at photo points, bilinear.
+
+        Args:
+            points: (*n, 2) photo px (u, v).
+            *names: regions, summed.
+            outside: value for points outside the parsed square.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        plane = self.probability(*names)
+        size = plane.shape[0]
+        origin = np.array(self.center_px, np.float32) - self.side_px / 2
+        place = (np.asarray(points, np.float32) - origin) * np.float32(size / self.side_px) - 0.5
+        inside = ((place >= -0.5) & (place <= size - 0.5)).all(-1)
+        place = np.clip(np.nan_to_num(place), 0, size - 1)
+        low = np.minimum(place.astype(np.intp), size - 2)
+        (fu, fv), (u, v) = np.moveaxis(place - low, -1, 0), np.moveaxis(low, -1, 0)
+        upper = plane[v, u] * (1 - fu) + plane[v, u + 1] * fu
+        lower = plane[v + 1, u] * (1 - fu) + plane[v + 1, u + 1] * fu
+        return np.where(inside, upper * (1 - fv) + lower * fv, np.float32(outside))
+
+    def photo_classes(self, height: int, width: int) -> UInt8[ndarray, "h w"]:
+        """Class ids (height, width) at every photo pixel, `UNKNOWN` outside the parsed square."""
+        classes, size = self.classes, self.probabilities.shape[-1]
+        (u0, v0), scale = (c - self.side_px / 2 for c in self.center_px), size / self.side_px
+        columns = np.floor((np.arange(width) - u0) * scale).astype(int)
+        rows = np.floor((np.arange(height) - v0) * scale).astype(int)
+        known = ((rows >= 0) & (rows < size))[:, None] & ((columns >= 0) & (columns < size))
+        found = classes[np.clip(rows, 0, size - 1)[:, None], np.clip(columns, 0, size - 1)]
+        return np.where(known, found, np.uint8(UNKNOWN))
+
+
+class RegionNetwork(Protocol):
+    """Crops to class probabilities, whatever runs the network."""
+
+    def __call__(self, crops: Float[ndarray, "b 3 s s"]) -> Float[ndarray, "b 9 s s"]:
+        """Probabilities of float32 crops in [0, 1]."""
+        ...
+
+
+class Parser:
+    """Finds the regions of a face; made by `load_parser`.
+
+    Attributes:
+        size: side of the network's input in px.
+        tag: licence tag of the weights, "open" or "research".
+    """
+
+    def __init__(self, network: RegionNetwork, size: int, tag: str) -> None:
+        self._network = network
+        self.size = size
+        self.tag = tag
+
+    def __call__(
+        self, image: UInt8[ndarray, "h w 3"], face: Face | Landmarks | Box, expand: float = EXPAND
+    ) -> Regions:
+        """Regions of one face.
+
+        Args:
+            image: photo, (H, W, 3) uint8 RGB.
+            face: landmarks of the face (best: a face that lies on its side is turned upright for
+                the network), a detected face, or the landmark square as a box in photo px.
+            expand: side of the parsed square in landmark squares; training covers 0.95 to 1.45.
+
+        Returns:
+            Probabilities on the parsed square, upright as the photo is.
+
+        Raises:
+            ValueError: a square without extent.
+            KeyError: landmarks of a set without an iBUG-68 equivalent.
+        """
+        (center, side), turns = _square(face)
+        crop = crop_square(image, center, side * expand, self.size)
+        pixels = crop.image.rot90(turns, (1, 2))
+        found = self.predict_crops(pixels[None].numpy())[0]
+        upright = np.ascontiguousarray(np.rot90(found, -turns, (1, 2)))
+        return Regions(upright, crop.center_px, crop.side_px)
+
+    def predict_crops(self, crops: Float[ndarray, "b 3 s s"]) -> Float[ndarray, "b 9 s s"]:
+        """Probabilities (b, 9, size, size) of crops in sRGB [0, 1].
+
+        Raises:
+            ValueError: crops of another size than the network's.
+        """
+        if crops.shape[1:] != (3, self.size, self.size):
+            size = f"(b, 3, {self.size}, {self.size})"
+            raise ValueError(f"crops must be {size}, got {tuple(crops.shape)}")
+        return self._network(np.ascontiguousarray(crops, np.float32))
+
+
+def load_parser(family: Family = "open", engine: Engine = "onnx", threads: int = 1) -> Parser:
+    """The shipped parser.
+
+    Args:
+        family: "open" was trained on renders only; "research" also on FaceSynthetics and renders
+            with textures of photos whose terms allow research only.
+        engine: "onnx" (onnxruntime) or "torch".
+        threads: of onnxruntime; 0 lets it choose.
+
+    Raises:
+        AssetError: the weights are missing or damaged.
+        ValueError: an unknown family or engine.
+    """
+    if family not in ("open", "research"):
+        raise ValueError(f"unknown family {family!r}; valid: open, research")
+    name = f"parser-{family}"
+    card_path = weights_path(name).with_suffix(".json")
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+        size = int(card["network"]["size"])
+    except (OSError, ValueError, KeyError) as error:
+        raise AssetError(f"weight card {card_path} is damaged: install lifemask again") from error
+    if engine == "onnx":
+        network: RegionNetwork = _OnnxNetwork(f"{name}.onnx", threads)
+    elif engine == "torch":
+        network = _TorchNetwork(name, card["network"])
+    else:
+        raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
+    return Parser(network, size, family)
+
+
+def crop_of(regions: Regions, image: UInt8[ndarray, "h w 3"]) -> Crop:
+    """The part of the photo that the maps describe, pixel by pixel."""
+    size = regions.probabilities.shape[-1]
+    return crop_square(image, regions.center_px, regions.side_px, size)
+
+
+def _square(face: Face | Landmarks | Box) -> tuple[tuple[tuple[float, float], float], int]:
+    """((centre, side) of the landmark square, quarter turns that bring the face upright)."""
+    if isinstance(face, Landmarks):
+        points = convert(face.points, face.convention, "ibug68-3d-bfm")
+        eyes = torch.stack((points[36:42].mean(0), points[42:48].mean(0)))
+        five = torch.cat((eyes, points[[30, 48, 54]]))[:, :2]
+        return square_box(points), quarter_turns(five)
+    if isinstance(face, Face):
+        turns = 0 if face.points5 is None else quarter_turns(face.points5)
+        return face_square(face.box, turns), turns
+    x0, y0, x1, y1 = face
+    return (((x0 + x1) / 2, (y0 + y1) / 2), max(x1 - x0, y1 - y0)), 0
+
+
+def _ids(names: tuple[str, ...]) -> list[int]:
+    unknown = [name for name in names if name not in REGION_NAMES]
+    if unknown:
+        raise ValueError(f"unknown region {unknown[0]!r}; valid: {', '.join(REGION_NAMES)}")
+    return [REGION_NAMES.index(name) for name in names]
+
+
+class _OnnxNetwork:
+    """The exported graph through onnxruntime."""
+
+    def __init__(self, file_name: str, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        path = weights_path(file_name)
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                path.read_bytes(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises classes of its own
+            raise AssetError(f"weight file {path} is damaged: install lifemask again") from error
+
+    def __call__(self, crops: Float[ndarray, "b 3 s s"]) -> Float[ndarray, "b 9 s s"]:
+        return self._session.run(None, {"crops": crops})[0]
+
+
+class _TorchNetwork:
+    """The network in torch, from its safetensors."""
+
+    def __init__(self, name: str, sizes: dict[str, Any]) -> None:
+        from safetensors.torch import load_file
+
+        from lifemask.nn.unet import RegionExport, UNet, config_from_dict
+
+        path = weights_path(name)
+        network = UNet(config_from_dict(sizes))
+        try:
+            network.load_state_dict(load_file(path))
+        except Exception as error:  # a broken header raises a class of its own
+            raise AssetError(f"weight file {path} is damaged: install lifemask again") from error
+        self._network = RegionExport(network).eval()
+
+    def __call__(self, crops: Float[ndarray, "b 3 s s"]) -> Float[ndarray, "b 9 s s"]:
+        with torch.inference_mode():
+            return self._network(torch.from_numpy(crops)).numpy()
