@@ -23,7 +23,7 @@ def turn(*angles_deg: float) -> np.ndarray:
     return rotation_from_euler_deg(torch.tensor(angles_deg, dtype=torch.float64)).numpy()
 
 
-def bumpy(n: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def bumpy(n: int = 24, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """An asymmetric height field about 100 mm wide, n x n vertices."""
     rng = np.random.default_rng(seed)
     axis = np.linspace(-50, 50, n)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import inspect
 import json
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from lifemask.assets import UserError
 from lifemask.evaluation.meshes import load_mesh_predictions
-from lifemask.evaluation.predictions import load_predictions
+from lifemask.evaluation.readers import PointOptions, read_predictions
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Protocol:
     Attributes:
         load: `load(folder)` reads the data set.
         score: `score(data, predictions)` returns a JSON-ready dict.
-        predictions: "points", one npz (`evaluation.predictions`), or "meshes", a folder with one
-            mesh per item (`evaluation.meshes`).
+        predictions: "points", landmarks in any form of `evaluation.readers`, or "meshes", a
+            folder with one mesh per item (`evaluation.meshes`).
     """
 
     load: str
@@ -34,20 +34,45 @@ PROTOCOLS = {
     "aflw2000": Protocol(
         "lifemask.data.aflw2000:load_aflw2000", "lifemask.evaluation.aflw2000:score_aflw2000"
     ),
+    "aflw21": Protocol(
+        "lifemask.data.aflw21:load_aflw21_test", "lifemask.evaluation.aflw21:score_aflw21"
+    ),
+    "ytf68": Protocol(
+        "lifemask.data.ytf68:load_ytf68_test", "lifemask.evaluation.ytf68:score_ytf68"
+    ),
+    "facescape_wild": Protocol(
+        "lifemask.data.facescape:load_facescape_wild",
+        "lifemask.evaluation.facescape:score_facescape",
+        "meshes",
+    ),
+    "facescape_lab": Protocol(
+        "lifemask.data.facescape:load_facescape_lab",
+        "lifemask.evaluation.facescape:score_facescape",
+        "meshes",
+    ),
+    "now": Protocol("lifemask.data.now:load_now", "lifemask.evaluation.now:score_now", "meshes"),
 }
 """Protocols by name; one entry each."""
 
+_DEFAULTS = PointOptions()
+
 
 def score(
-    protocol: str, data: str | Path, predictions: str | Path, json_path: str | Path | None = None
+    protocol: str,
+    data: str | Path,
+    predictions: str | Path,
+    json_path: str | Path | None = None,
+    *,
+    options: PointOptions = _DEFAULTS,
 ) -> dict[str, Any]:
     """Score the predictions of any system.
 
     Args:
         protocol: a key of `PROTOCOLS`.
         data: folder of the data set.
-        predictions: npz file or folder of meshes, as the protocol's `predictions` says.
+        predictions: file or folder, as the protocol's `predictions` says.
         json_path: where to write the result; None writes nothing.
+        options: for protocols that score points: how they are read, and what is scored.
 
     Returns:
         What is written: protocol, the predictions' name, sha256 and meta, and the protocol's own
@@ -58,22 +83,47 @@ def score(
             written.
     """
     entry = lookup(PROTOCOLS, protocol, "protocol")
-    read = _read_points if entry.predictions == "points" else _read_meshes
-    origin, loaded = read(Path(predictions), protocol)
-    scores = load_entry(entry.score)(load_entry(entry.load)(data), loaded)
+    labels, run = load_entry(entry.load)(data), load_entry(entry.score)
+    if entry.predictions == "points":
+        loaded, origin = read_predictions(predictions, labels.names, options)
+        scores = run(labels, loaded, **_chosen(run, protocol, options))
+    else:
+        origin, loaded = _read_meshes(Path(predictions), protocol)
+        scores = run(labels, loaded)
     result = {"protocol": protocol, "predictions": origin} | scores
     if json_path is not None:
         write_json(Path(json_path), result)
     return result
 
 
-def _read_points(path: Path, protocol: str) -> tuple[dict[str, Any], Any]:
-    """Where a prediction file comes from, and its content."""
-    if path.is_dir():
-        raise UserError(f"{protocol} scores points: give a prediction file (.npz), not a folder")
-    loaded = load_predictions(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"file": path.name, "sha256": digest, "meta": dict(loaded.meta)}, loaded
+def _chosen(run: Any, protocol: str, options: PointOptions) -> dict[str, Any]:
+    """The options that a scorer takes, as its keyword arguments.
+
+    Raises:
+        UserError: an option that this protocol does not have.
+    """
+    wanted: dict[str, Any] = {"per_image": options.per_image}
+    if options.subset != _DEFAULTS.subset:
+        wanted["subset"] = options.subset
+    if options.dense or options.basis:
+        wanted["dense"] = _dense(options)
+    taken = inspect.signature(run).parameters
+    for name in wanted.keys() - taken.keys() - {"per_image"}:
+        raise UserError(f"protocol {protocol!r} has no option {name!r}")
+    return {name: value for name, value in wanted.items() if name in taken}
+
+
+def _dense(options: PointOptions) -> Any:
+    """Dense predictions and the face model of their truth."""
+    from lifemask.evaluation.aflw2000_dense import (
+        DenseCase,
+        load_dense_basis,
+        load_dense_predictions,
+    )
+
+    if not (options.dense and options.basis):
+        raise UserError("dense scores need both dense predictions and the face model's folder")
+    return DenseCase(load_dense_basis(options.basis), load_dense_predictions(options.dense))
 
 
 def _read_meshes(path: Path, protocol: str) -> tuple[dict[str, Any], Any]:
