@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
+from torch import Tensor
+from torch.nn import functional
 
 from lifemask.assets import AssetError, weights_path
 from lifemask.facemodel.landmarks import convert
 from lifemask.faces.crop import Box, crop_square, square_box
 from lifemask.faces.landmarker import face_square, quarter_turns
-from lifemask.types import REGION_NAMES, Crop, Face, Landmarks
+from lifemask.types import REGION_NAMES, Face, Landmarks
 
 Engine = Literal["onnx", "torch"]
 Family = Literal["open", "research"]
@@ -34,16 +36,16 @@ class Regions:
             of a `types.Crop` with the same numbers lies.
     """
 
-    probabilities: Float[ndarray, "9 s s"]
+    probabilities: Float[Tensor, "9 s s"]
     center_px: tuple[float, float]
     side_px: float
 
     @property
-    def classes(self) -> UInt8[ndarray, "s s"]:
+    def classes(self) -> UInt8[Tensor, "s s"]:
         """The most probable class (s, s), ids of `types.REGION_NAMES`."""
-        return self.probabilities.argmax(0).astype(np.uint8)
+        return self.probabilities.argmax(0).byte()
 
-    def probability(self, *names: str) -> Float[ndarray, "s s"]:
+    def probability(self, *names: str) -> Float[Tensor, "s s"]:
         """Probability (s, s) that a pixel belongs to one of the named regions.
 
         Raises:
@@ -51,21 +53,22 @@ class Regions:
         """
         return self.probabilities[_ids(names)].sum(0)
 
-    def mask(self, *names: str) -> Bool[ndarray, "s s"]:
+    def mask(self, *names: str) -> Bool[Tensor, "s s"]:
         """Pixels (s, s) whose most probable class is one of the named regions.
 
         Raises:
             ValueError: an unknown name.
         """
-        return np.isin(self.classes, _ids(names))
+        ids = torch.tensor(_ids(names), device=self.probabilities.device)
+        return torch.isin(self.classes, ids)
 
     def sample(
-        self, points: Float[ndarray, "*n 2"], *names: str, outside: float = float("nan")
-    ) -> Float[ndarray, "*n"]:
+        self, points: Float[Tensor, "*n 2"], *names: str, outside: float = float("nan")
+    ) -> Float[Tensor, "*n"]:
         """Probability (*n,) of the named regions at photo points, bilinear.
 
         Args:
-            points: (*n, 2) photo px (u, v).
+            points: (*n, 2) photo px (u, v); what is not finite counts as outside.
             *names: regions, summed.
             outside: value for points outside the parsed square.
 
@@ -73,26 +76,34 @@ class Regions:
             ValueError: an unknown name.
         """
         plane = self.probability(*names)
-        size = plane.shape[0]
-        origin = np.array(self.center_px, np.float32) - self.side_px / 2
-        place = (np.asarray(points, np.float32) - origin) * np.float32(size / self.side_px) - 0.5
-        inside = ((place >= -0.5) & (place <= size - 0.5)).all(-1)
-        place = np.clip(np.nan_to_num(place), 0, size - 1)
-        low = np.minimum(place.astype(np.intp), size - 2)
-        (fu, fv), (u, v) = np.moveaxis(place - low, -1, 0), np.moveaxis(low, -1, 0)
-        upper = plane[v, u] * (1 - fu) + plane[v, u + 1] * fu
-        lower = plane[v + 1, u] * (1 - fu) + plane[v + 1, u + 1] * fu
-        return np.where(inside, upper * (1 - fv) + lower * fv, np.float32(outside))
+        place = (points - points.new_tensor(self.center_px)) / (self.side_px / 2)
+        inside = (place.abs() <= 1).all(-1)
+        grid = place.nan_to_num(2.0).reshape(1, 1, -1, 2).to(plane)
+        found = functional.grid_sample(
+            plane[None, None], grid, padding_mode="border", align_corners=False
+        )
+        return torch.where(inside, found.view(inside.shape), outside)
 
-    def photo_classes(self, height: int, width: int) -> UInt8[ndarray, "h w"]:
+    def seen_in(self, center_px: tuple[float, float], side_px: float, size: int) -> Regions:
+        """The same maps, placed in the px of a square crop of the photo (`types.Crop`)."""
+        zoom = size / side_px
+        moved = [
+            (own - other + side_px / 2) * zoom - 0.5
+            for own, other in zip(self.center_px, center_px, strict=True)
+        ]
+        return Regions(self.probabilities, (moved[0], moved[1]), self.side_px * zoom)
+
+    def photo_classes(self, height: int, width: int) -> UInt8[Tensor, "h w"]:
         """Class ids (height, width) at every photo pixel, `UNKNOWN` outside the parsed square."""
-        classes, size = self.classes, self.probabilities.shape[-1]
-        (u0, v0), scale = (c - self.side_px / 2 for c in self.center_px), size / self.side_px
-        columns = np.floor((np.arange(width) - u0) * scale).astype(int)
-        rows = np.floor((np.arange(height) - v0) * scale).astype(int)
+        size = self.probabilities.shape[-1]
+        counts = (torch.arange(n, dtype=torch.float64) for n in (width, height))
+        columns, rows = (
+            ((i - c + self.side_px / 2) * (size / self.side_px)).floor().long()
+            for i, c in zip(counts, self.center_px, strict=True)
+        )
         known = ((rows >= 0) & (rows < size))[:, None] & ((columns >= 0) & (columns < size))
-        found = classes[np.clip(rows, 0, size - 1)[:, None], np.clip(columns, 0, size - 1)]
-        return np.where(known, found, np.uint8(UNKNOWN))
+        found = self.classes[rows.clamp(0, size - 1)[:, None], columns.clamp(0, size - 1)]
+        return torch.where(known, found, UNKNOWN).byte()
 
 
 class RegionNetwork(Protocol):
@@ -136,12 +147,11 @@ class Parser:
         """
         (center, side), turns = _square(face)
         crop = crop_square(image, center, side * expand, self.size)
-        pixels = crop.image.rot90(turns, (1, 2))
-        found = self.predict_crops(pixels[None].numpy())[0]
-        upright = np.ascontiguousarray(np.rot90(found, -turns, (1, 2)))
+        found = self.predict_crops(crop.image.rot90(turns, (1, 2))[None])[0]
+        upright = found.rot90(-turns, (1, 2)).contiguous()
         return Regions(upright, crop.center_px, crop.side_px)
 
-    def predict_crops(self, crops: Float[ndarray, "b 3 s s"]) -> Float[ndarray, "b 9 s s"]:
+    def predict_crops(self, crops: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 9 s s"]:
         """Probabilities (b, 9, size, size) of crops in sRGB [0, 1].
 
         Raises:
@@ -150,7 +160,8 @@ class Parser:
         if crops.shape[1:] != (3, self.size, self.size):
             size = f"(b, 3, {self.size}, {self.size})"
             raise ValueError(f"crops must be {size}, got {tuple(crops.shape)}")
-        return self._network(np.ascontiguousarray(crops, np.float32))
+        pixels = np.ascontiguousarray(crops.cpu().float().numpy())
+        return torch.from_numpy(self._network(pixels))
 
 
 def load_parser(family: Family = "open", engine: Engine = "onnx", threads: int = 1) -> Parser:
@@ -182,12 +193,6 @@ def load_parser(family: Family = "open", engine: Engine = "onnx", threads: int =
     else:
         raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
     return Parser(network, size, family)
-
-
-def crop_of(regions: Regions, image: UInt8[ndarray, "h w 3"]) -> Crop:
-    """The part of the photo that the maps describe, pixel by pixel."""
-    size = regions.probabilities.shape[-1]
-    return crop_square(image, regions.center_px, regions.side_px, size)
 
 
 def _square(face: Face | Landmarks | Box) -> tuple[tuple[tuple[float, float], float], int]:
