@@ -114,7 +114,8 @@ class BatchMaker:
             return []
         sizes = np.array([len(one) for one in sets], float)
         split = rng.multinomial(count, sizes / sizes.sum())
-        config, size = self._recipe.augment, self._recipe.net.size
+        recipe, size = self._recipe, self._recipe.net.size
+        config = recipe.render_augment if source == "renders" else recipe.augment
         return [
             draw_batch(rng, one, rng.integers(0, len(one), n), config, size)
             for one, n in zip(sets, split, strict=True)

@@ -145,6 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--family", choices=SOURCES, required=True)
     parser.add_argument("--metrics", type=Path, help="json of benchmarks/parsing.py for the card")
     parser.add_argument("--recipe", default="", help="the command that trained the run")
+    parser.add_argument("--crops", type=int, default=0, help="crops seen, earlier runs included")
     parser.add_argument("--commit", help="of the code that trained; default: the one checked out")
     parser.add_argument("--folder", type=Path, default=Path("src/lifemask/weights"))
     options = parser.parse_args(arguments)
@@ -160,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
         "commit": options.commit or git_commit(),
         "seed": recipe["seed"],
         "steps": state["step"],
-        "crops_seen": state["step"] * recipe["optim"]["batch"],
+        "crops_seen": options.crops or state["step"] * recipe["optim"]["batch"],
         "measured": _measured(options.metrics),
     }
     config = config_from_dict(recipe["net"])

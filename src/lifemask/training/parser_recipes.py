@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from lifemask.data.augment import AugmentConfig
 from lifemask.data.region_augment import RegionAugmentConfig
 from lifemask.nn.unet import UNetConfig
 from lifemask.training.parser_loss import ParserLossConfig
 from lifemask.training.recipes import Family, OptimConfig
+
+
+_RENDER_VIEW = AugmentConfig(
+    rotation_deg=32.0, scale=0.22, shift=0.07, gain=0.1, bias=0.03, gamma=0.1, grey=0.04,
+    noise=0.02, blur=0.06, cutout=0.0,
+)  # fmt: skip
+RENDER_AUGMENT = RegionAugmentConfig(_RENDER_VIEW, occluder=0.12, low_resolution=0.06, jpeg=0.06)
 
 
 @dataclass(frozen=True)
@@ -21,8 +29,9 @@ class ParserRecipe:
         net: sizes of the network.
         optim: optimiser and schedule.
         loss: weights of the terms.
-        augment: strengths of the augmentation.
-        portraits: share of FaceSynthetics in a batch; its few pictures repeat, augmented.
+        augment: strengths of the augmentation of portraits, which are clean and few.
+        render_augment: of renders, which bring their camera faults and occluders with them.
+        portraits: share of FaceSynthetics in a batch.
         seed: of everything random.
         device: for lightning.fabric: "cpu", "cuda" or "auto".
         precision: for lightning.fabric.
@@ -41,6 +50,7 @@ class ParserRecipe:
     optim: OptimConfig
     loss: ParserLossConfig = field(default_factory=ParserLossConfig)
     augment: RegionAugmentConfig = field(default_factory=RegionAugmentConfig)
+    render_augment: RegionAugmentConfig = field(default_factory=lambda: RENDER_AUGMENT)
     portraits: float = 0.0
     seed: int = 0
     device: str = "cpu"
@@ -90,7 +100,7 @@ def paper(family: Family = "open") -> ParserRecipe:
 
 
 def _recipe(name: str, family: Family, net: UNetConfig, optim: OptimConfig) -> ParserRecipe:
-    return ParserRecipe(name, family, net, optim, portraits=0.3 if family == "research" else 0.0)
+    return ParserRecipe(name, family, net, optim, portraits=0.2 if family == "research" else 0.0)
 
 
 PARSER: dict[str, Callable[[Family], ParserRecipe]] = {
