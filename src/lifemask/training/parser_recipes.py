@@ -11,7 +11,6 @@ from lifemask.nn.unet import UNetConfig
 from lifemask.training.parser_loss import ParserLossConfig
 from lifemask.training.recipes import Family, OptimConfig
 
-
 _RENDER_VIEW = AugmentConfig(
     rotation_deg=32.0, scale=0.22, shift=0.07, gain=0.1, bias=0.03, gamma=0.1, grey=0.04,
     noise=0.02, blur=0.06, cutout=0.0,
