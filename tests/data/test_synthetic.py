@@ -6,29 +6,30 @@ import numpy as np
 import pytest
 import torch
 
-from lifemask.data._synthetic_props import create_props
-from lifemask.data._synthetic_regions import texel_regions
-from lifemask.data._synthetic_rig import create_rig
-from lifemask.data._synthetic_sample import frame_face, random_expression, random_identity
-from lifemask.data._synthetic_scene import Surroundings
-from lifemask.data._synthetic_skins import create_masks
-from lifemask.data.synthetic import Generator, SyntheticConfig, create_generator, write_cache
+from helpers.small_generator import small_generator
+from lifemask.assets import UserError
+from lifemask.data._synthetic_sample import (
+    frame_face,
+    random_angles_deg,
+    random_expression,
+    random_face,
+    random_gaze_deg,
+    random_identity,
+    rotation_from_angles,
+)
+from lifemask.data.synthetic import (
+    HELD_OUT_SEED,
+    SyntheticConfig,
+    create_generator,
+    write_cache,
+)
 from lifemask.facemodel import load_face_model
-from lifemask.graphics.camera import euler_deg_from_rotation, pinhole_camera, project
+from lifemask.graphics.camera import euler_deg_from_rotation, project
 
 
 @pytest.fixture(scope="module")
 def generator():
-    config = SyntheticConfig(seed=3, size=64, bank_size=2, shard_size=4)
-    rig = create_rig(load_face_model("lifemask"))
-    props = create_props(rig)
-    rng = np.random.default_rng(0)
-    skins = rng.uniform(0.3, 0.9, (2, *rig.texture_shape, 3)).astype(np.float32)
-    sky = rng.uniform(0.1, 2.0, (24, 48, 3)).astype(np.float32)
-    noise = rng.random(1009).astype(np.float32)
-    masks = create_masks(rig, props.beards)
-    regions = texel_regions(rig, masks)
-    return Generator(config, rig, props, masks, regions, skins, Surroundings((sky,)), None, noise)
+    return small_generator(load_face_model("lifemask"), camera="both")
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +61,10 @@ def test_indices_give_different_people_and_pictures(samples):
 
 def test_labels_are_the_projected_landmarks_of_the_model(generator, samples):
     model = generator.rig.model
+    assert {s.view.orthographic for s in samples} == {True, False}
     for s in samples:
         vertices = model(torch.from_numpy(s.identity), torch.from_numpy(s.expression))
-        camera = pinhole_camera(
-            torch.from_numpy(s.rotation), torch.from_numpy(s.translation_mm), s.f_px,
-            torch.from_numpy(s.center_px),
-        )  # fmt: skip
-        expected = project(model.landmarks(vertices, "lifemask392"), camera)
+        expected = project(model.landmarks(vertices, "lifemask392"), s.camera)
         assert np.abs(s.points - expected.numpy()).max() < 0.01
 
 
@@ -85,7 +83,10 @@ def test_values_have_their_ranges(samples):
         assert s.image.dtype == np.uint8
         assert np.abs(s.identity).max() <= 3
         assert s.expression.min() >= 0 and s.expression.max() <= 1
-        assert s.translation_mm[2] <= -450 + 1e-3
+        if s.view.orthographic:
+            assert s.f_px == 0 and not s.translation_mm.any()
+        else:
+            assert s.translation_mm[2] <= -450 + 1e-3
         np.testing.assert_allclose(s.rotation @ s.rotation.T, np.eye(3), atol=1e-6)
     yaw = euler_deg_from_rotation(torch.from_numpy(np.stack([s.rotation for s in samples])))[:, 1]
     assert yaw.abs().max() > 40
@@ -99,9 +100,58 @@ def test_expressions_couple_both_sides():
         pair = draws[:, [names.index(left), names.index(right)]]
         assert np.corrcoef(pair.T)[0, 1] > 0.7
     assert 0.1 < (draws == 0).all(1).mean() < 0.25
-    assert (draws > 0).any(0).all(), "every shape is drawn"
+    faces = np.stack([random_face(names, rng).expression for _ in range(500)])
+    assert (np.concatenate([draws, faces]) > 0).any(0).all(), "every shape is drawn"
+    assert faces.min() >= 0 and faces.max() <= 1
     identity = np.stack([random_identity(80, rng) for _ in range(500)])
     assert abs(identity.std() - 1) < 0.02
+
+
+def test_lids_follow_the_eyes_and_eyes_converge():
+    names = load_face_model("lifemask").expression_names
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        face = random_face(names, rng)
+        (pitch, yaw), (_, other) = face.gaze_deg
+        assert yaw <= other, "both eyes look at one point before the face"
+        value = dict(zip(names, face.expression, strict=True))
+        assert (value["eyeLookUpLeft"] > 0) == (pitch > 0)
+        assert value["eyeLookUpLeft"] == value["eyeLookUpRight"]
+        assert value["eyeLookDownLeft"] == value["eyeLookDownRight"]
+        assert (value["eyeLookOutLeft"] > 0) == (yaw > 0)
+        assert (value["eyeLookInRight"] > 0) == (other > 0)
+        assert value["eyeLookInLeft"] * value["eyeLookOutLeft"] == 0
+
+
+def test_half_of_the_gazes_meet_the_camera():
+    rng = np.random.default_rng(2)
+    angles = np.array([5, -20, 10], np.float32)
+    target = rotation_from_angles(angles)[2]
+    off = []
+    for _ in range(400):
+        pitch, yaw = random_gaze_deg(angles, rng).mean(0)
+        gaze = rotation_from_angles(np.array([pitch, yaw, 0], np.float32))[:, 2]
+        off.append(np.rad2deg(np.arccos(np.clip(gaze @ target, -1, 1))))
+    assert 0.4 < (np.array(off) < 6).mean() < 0.7
+
+
+def test_poses_are_the_projects_angles():
+    rng = np.random.default_rng(3)
+    drawn = np.stack([random_angles_deg(rng) for _ in range(50)])
+    rotations = torch.from_numpy(np.stack([rotation_from_angles(a) for a in drawn]))
+    np.testing.assert_allclose(
+        euler_deg_from_rotation(rotations.double()).numpy()[:, 0], drawn[:, 0], atol=0.01
+    )
+    nose = rotations[:, :, 2].numpy()
+    np.testing.assert_allclose(np.rad2deg(np.arcsin(nose[:, 1])), drawn[:, 0], atol=0.02)
+
+
+def test_held_out_runs_are_marked_and_show_other_people(generator):
+    assert SyntheticConfig(seed=HELD_OUT_SEED).held_out and not SyntheticConfig(seed=5).held_out
+    draws = [
+        random_identity(80, np.random.default_rng([seed, 0, 7])) for seed in (3, HELD_OUT_SEED)
+    ]
+    assert np.abs(draws[0] - draws[1]).max() > 0.5
 
 
 def test_frame_face_centres_any_points():
@@ -122,7 +172,8 @@ def test_cache_is_complete_resumable_and_of_one_run(generator, tmp_path):
     assert images.shape == (2, 64, 64, 3)
     with np.load(tmp_path / "labels-0001.npz") as labels:
         assert labels["points"].shape == (2, 392, 3) and labels["points"].dtype == np.float32
-        assert labels["visible"].dtype == np.bool_
+        assert labels["visible"].dtype == np.bool_ and labels["orthographic"].dtype == np.bool_
+        assert labels["light_sh"].shape == (2, 9, 3) and labels["gaze_deg"].shape == (2, 2, 2)
         assert labels["identity"].shape == (2, 80) and labels["expression"].shape == (2, 52)
         assert labels["nominal_side_px"] == np.float32(generator.config.nominal_side_px)
     kept = (tmp_path / "images-0000.npy").stat().st_mtime_ns
@@ -133,12 +184,12 @@ def test_cache_is_complete_resumable_and_of_one_run(generator, tmp_path):
     assert (tmp_path / "images-0000.npy").stat().st_mtime_ns == kept
     assert not list(tmp_path.glob(".*")), "no temporary files stay"
     (tmp_path / "header.json").write_text(json.dumps(header | {"seed": 99}))
-    with pytest.raises(ValueError, match="another run"):
+    with pytest.raises(UserError, match="another run"):
         write_cache(generator, tmp_path, 6)
 
 
 def test_photo_textures_belong_to_research_only(tmp_path):
-    with pytest.raises(ValueError, match="research"):
+    with pytest.raises(UserError, match="research"):
         create_generator(SyntheticConfig(family="research"), tmp_path)
-    with pytest.raises(ValueError, match="research"):
+    with pytest.raises(UserError, match="research"):
         create_generator(SyntheticConfig(), tmp_path, photo_skins=tmp_path / "t.npz")

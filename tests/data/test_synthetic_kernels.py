@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from lifemask.data import _synthetic_kernels as kernels
-from lifemask.data._synthetic_draw import _finer, rotation_from_angles
-from lifemask.data._synthetic_sample import frame_face, project
-from lifemask.data._synthetic_scene import sh_basis
+from lifemask.data import _synthetic_surroundings as around
+from lifemask.data._synthetic_render import finer
+from lifemask.data._synthetic_sample import frame_face, rotation_from_angles
+from lifemask.data._synthetic_scene import View
+from lifemask.data._synthetic_shade import shade_scene
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.landmarks import flip_table
 from lifemask.graphics import lighting
@@ -18,7 +20,7 @@ SIZE = 128
 
 
 def _no_props():
-    return np.zeros((10, kernels.MATERIAL_SIZE), np.float32), np.zeros(8, np.float32)
+    return np.zeros((13, kernels.MATERIAL_SIZE), np.float32), np.zeros(8, np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +37,9 @@ def _view(vertices, points, angles, ss=2):
     rotation = rotation_from_angles(np.array(angles, np.float32))
     shift = np.array([0, 0, -800], np.float32)
     posed, marks = vertices @ rotation.T + shift, points @ rotation.T + shift
-    f_px, center = frame_face(marks[68:136], SIZE, 1.25)
-    screen = _finer(project(posed, f_px, center), ss)
-    return screen, _finer(project(marks, f_px, center), ss), posed.astype(np.float32)
+    view = View(False, rotation, shift, *frame_face(marks[68:136], SIZE, 1.25))
+    screen = finer(view.project(posed), ss)
+    return screen, finer(view.project(marks), ss), posed.astype(np.float32)
 
 
 def _rasterize(screen, faces, cull=True):
@@ -71,12 +73,38 @@ def test_rasterizer_agrees_with_graphics(head, angles):
 def test_rotation_and_harmonics_are_those_of_graphics():
     rng = np.random.default_rng(0)
     for angles in rng.uniform(-90, 90, (20, 3)).astype(np.float32):
-        expected = rotation_from_euler_deg(torch.from_numpy(angles), "XYZ").numpy()
+        expected = rotation_from_euler_deg(torch.from_numpy(angles)).numpy()
         np.testing.assert_allclose(rotation_from_angles(angles), expected, atol=1e-6)
     normals = rng.normal(size=(50, 3)).astype(np.float32)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     expected = lighting.sh_basis(torch.from_numpy(normals)).numpy()
-    np.testing.assert_allclose(sh_basis(normals), expected, atol=1e-5)
+    np.testing.assert_allclose(around.sh_basis(normals), expected, atol=1e-5)
+
+
+def test_light_is_that_of_graphics():
+    rng = np.random.default_rng(1)
+    sh = rng.normal(size=(9, 3)).astype(np.float32)
+    rotation = rotation_from_angles(np.array([20, 50, -10], np.float32))
+    expected = lighting.rotate_sh(torch.from_numpy(sh), torch.from_numpy(rotation)).numpy()
+    np.testing.assert_allclose(around.rotate_sh(sh, rotation), expected, atol=1e-4)
+    lamp = lighting.directional_light(torch.tensor([0.6, 0.0, 0.8]), torch.ones(3), 50.0)
+    ours = around.directional_sh(np.array([0.6, 0, 0.8]), np.ones(3))
+    np.testing.assert_allclose(ours, lamp.sh.numpy(), atol=1e-4)
+
+
+def test_environment_is_split_into_its_sun_and_the_rest():
+    directions, area = around.panorama_directions(64, 128)
+    sun = np.array([0.5, 0.5, -0.7071])
+    panorama = np.full((64, 128, 3), 0.5, np.float32)
+    panorama[directions @ sun > np.cos(np.deg2rad(6))] = 60
+    assert area.sum() == pytest.approx(4 * np.pi, rel=1e-6)
+    found = around.create_environment(panorama)
+    assert np.rad2deg(np.arccos(found.key_direction @ sun)) < 3
+    whole = lighting.project_environment(torch.from_numpy(found.picture)).numpy()
+    key = np.pi * around.sh_basis(found.key_direction[None])[0][:, None] * found.key_colour[None]
+    np.testing.assert_allclose(found.sh + key, whole, atol=0.03 * np.abs(whole).max())
+    turn = around._turn(np.pi / 4, 0.0)
+    np.testing.assert_allclose(turn @ [np.sqrt(0.5), 0, -np.sqrt(0.5)], [0, 0, -1], atol=1e-9)
 
 
 def test_shading_of_a_plain_surface_is_albedo_times_sh(head):
@@ -94,12 +122,12 @@ def test_shading_of_a_plain_surface_is_albedo_times_sh(head):
     n, v = len(faces), len(posed)
     out = np.empty((SIZE, SIZE, 3), np.float32)
     background = np.full((SIZE, SIZE, 3), 0.25, np.float32)
-    kernels.shade_scene(
+    shade_scene(
         screen, posed, normals, np.ones(v, np.float32), np.ones(v, np.float32), faces,
         np.zeros((n, 3, 2), np.float32), np.full(n, kernels.MOUTH, np.uint8), materials, noise,
         np.zeros((2, 2, 3), np.uint8), np.zeros((256, 3), np.float32), np.eye(3, dtype=np.float32),
         premultiplied, np.array([0, 0, 1], np.float32), np.zeros(3, np.float32),
-        np.array([0, -1, 0], np.float32), background, depth, ids, 2, out,
+        np.array([0, -1, 0], np.float32), background, background, depth, ids, 2, out,
     )  # fmt: skip
     assert np.allclose(out[0, 0], 0.25)
     block = ids.reshape(SIZE, 2, SIZE, 2).transpose(0, 2, 1, 3).reshape(SIZE, SIZE, 4)

@@ -1,36 +1,16 @@
-"""Random materials, skin tones and light of one image, and the choice of its props."""
+"""Random materials and skin tones of one image, and the choice of its props."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lifemask.data import _synthetic_kernels as kernels
-from lifemask.data._synthetic_scene import SRGB_TO_LINEAR, Surroundings, random_light
+from lifemask.data._synthetic_scene import Outfit
 from lifemask.data._synthetic_skins import BLOOD, MELANIN
+from lifemask.data._synthetic_surroundings import SRGB_TO_LINEAR
 
 HAIR_STYLES = ("none", "cropped", "short", "bangs", "long", "behind", "big")
-
-
-@dataclass(frozen=True)
-class Outfit:
-    """Which props an image has.
-
-    Attributes:
-        hair: one of `HAIR_STYLES`.
-        hat: headwear on or off.
-        beard: cut of a beard that stands out, or "".
-        glasses: "", "clear" or "dark".
-        occluders: number of things in front of the face.
-    """
-
-    hair: str
-    hat: bool
-    beard: str
-    glasses: str
-    occluders: int
 
 
 def random_outfit(rng: np.random.Generator) -> Outfit:
@@ -39,30 +19,10 @@ def random_outfit(rng: np.random.Generator) -> Outfit:
     weights = [0.3, 0.2, 0.2, 0, 0.2, 0.1, 0] if hat else [0.12, 0.12, 0.25, 0.14, 0.2, 0.1, 0.07]
     hair = str(rng.choice(HAIR_STYLES, p=weights))
     beard = str(rng.choice(["full", "goatee", "moustache"])) if rng.random() < 0.1 else ""
-    glasses = str(rng.choice(["", "clear", "dark"], p=[0.76, 0.15, 0.09]))
-    occluders = int(rng.integers(1, 3)) if rng.random() < 0.2 else 0
-    return Outfit(hair, hat, beard, glasses, occluders)
-
-
-@dataclass(frozen=True)
-class Light:
-    """SH (9, 3) premultiplied by A_l / pi, and a key light; camera frame."""
-
-    sh: NDArray[np.float32]
-    key_direction: NDArray[np.float32]
-    key_colour: NDArray[np.float32]
-
-
-def random_lighting(surroundings: Surroundings, rng: np.random.Generator) -> Light:
-    """An environment scaled to a random level, and in two thirds of the cases a key light."""
-    sh = random_light(surroundings, rng)
-    level = max(float(sh[0].mean() * 0.282), 1e-4)
-    sh = sh * (np.clip(rng.lognormal(-0.55, 0.5), 0.1, 1.5) / level)
-    azimuth, height = np.deg2rad(rng.normal(0, 60)), np.deg2rad(rng.normal(25, 28))
-    direction = [np.sin(azimuth) * np.cos(height), np.sin(height), np.cos(azimuth) * np.cos(height)]
-    power = np.clip(rng.lognormal(-0.5, 0.6), 0.05, 2.0) if rng.random() < 0.68 else 0.0
-    colour = power * rng.lognormal(0, 0.1, 3) * np.array([1.05, 1.0, 0.95])
-    return Light(_f(sh), _f(direction), _f(colour))
+    glasses = str(rng.choice(["", "clear", "dark"], p=[0.76, 0.16, 0.08]))
+    count = int(rng.integers(1, 3)) if rng.random() < 0.2 else 0
+    kinds = rng.choice(["hand", "object", "card"], count, p=[0.4, 0.33, 0.27])
+    return Outfit(hair, hat, beard, glasses, tuple(str(k) for k in kinds))
 
 
 def _f(a) -> NDArray[np.float32]:
@@ -91,22 +51,29 @@ def random_skin_tone(
     return _f(np.clip(lut, 0, 1.1)), _f(mix)
 
 
-def _hair_colour(rng: np.random.Generator) -> NDArray[np.float64]:
+def _hair_colour(rng: np.random.Generator, age: float) -> NDArray[np.float64]:
+    """Linear colour (3,): natural browns and blonds, grey with age, a few dyed."""
     kind = rng.random()
-    if kind < 0.12:
-        return rng.uniform(0.25, 0.8) * rng.uniform(0.9, 1.05, 3)  # grey, white
-    if kind < 0.16:
+    if kind < 0.04:
         return rng.uniform(0.02, 0.7, 3)  # dyed
+    if kind < 0.07 + 0.6 * np.clip((age - 0.45) * 2.2, 0, 1):
+        return rng.uniform(0.12, 0.6) * rng.uniform(0.93, 1.04, 3) * np.array([1.02, 1, 0.97])
     dark = np.exp(rng.uniform(np.log(0.008), np.log(0.45)))
     ratio = np.array([1.0, rng.uniform(0.55, 0.85), rng.uniform(0.25, 0.65)])
     return dark * ratio ** (0.4 + 0.8 * min(1.0, dark * 6))
 
 
 def random_materials(
-    rng: np.random.Generator, plain_skin: NDArray[np.float32]
+    rng: np.random.Generator, plain_skin: NDArray[np.float32], age: float
 ) -> NDArray[np.float32]:
-    """Material table (10, MATERIAL_SIZE) of one image; `plain_skin` (3,) is the chest's colour."""
-    m = np.zeros((kernels.SKIN_PLAIN + 1, kernels.MATERIAL_SIZE), np.float32)
+    """Material table (m, MATERIAL_SIZE) of one image.
+
+    Args:
+        rng: decides colours, patterns and gloss.
+        plain_skin: (3,) linear colour of chest and hands.
+        age: in [0, 1]; greys the hair and yellows the teeth.
+    """
+    m = np.zeros((len(kernels.MATERIALS), kernels.MATERIAL_SIZE), np.float32)
     gloss = rng.uniform(0, 0.35) if rng.random() < 0.8 else rng.uniform(0.3, 0.9)
     m[kernels.SKIN, 10:12] = gloss, rng.uniform(12, 60)
     iris = rng.choice([0, 1, 2], p=[0.6, 0.25, 0.15])
@@ -117,9 +84,9 @@ def random_materials(
     m[kernels.EYE, 9:12] = rng.uniform(0, 1), rng.uniform(0.4, 1.4), rng.uniform(200, 500)
     m[kernels.MOUTH, 0:3] = np.array([0.25, 0.06, 0.05]) * rng.uniform(0.4, 1.4)
     m[kernels.MOUTH, 10:12] = 0.2, 40
-    m[kernels.TEETH, 0:3] = rng.uniform(0.45, 0.85) * np.array([1, 0.95, 0.84])
+    m[kernels.TEETH, 0:3] = rng.uniform(0.45, 0.85) * np.array([1, 0.96, 0.88 - 0.14 * age])
     m[kernels.TEETH, 10:12] = 0.3, 60
-    colour = _hair_colour(rng)
+    colour = _hair_colour(rng, age)
     for index in (kernels.HAIR, kernels.BEARD):
         m[index, 0:3] = colour * (rng.uniform(0.6, 1.5) if index == kernels.BEARD else 1)
         m[index, 6] = 1.0 if index == kernels.HAIR else rng.uniform(0.55, 0.8)
@@ -128,16 +95,27 @@ def random_materials(
         m[index, 9] = rng.uniform(0.3, 1.1)
         m[index, 10] = rng.uniform(0, 2.5) if index == kernels.HAIR else 0
         m[index, 13], m[index, 14] = rng.uniform(0, 900), rng.uniform(0, 9)
-    for index in (kernels.CLOTH, kernels.HAT):
-        m[index, 0:3] = rng.uniform(0.01, 0.8) * rng.dirichlet([2, 2, 2]) * 2
-        m[index, 3:6] = rng.uniform(0.005, 0.9, 3)
+    for index in (kernels.CLOTH, kernels.HAT, kernels.OBJECT):
+        m[index, 0:3] = _dyed(rng)
+        m[index, 3:6] = _dyed(rng)
         m[index, 8] = rng.uniform(4, 40)
         m[index, 9] = rng.uniform(0, 0.3)
-        m[index, 12:16] = rng.choice([0, 1, 2], p=[0.6, 0.2, 0.2]), rng.uniform(0, 900), (
+        m[index, 12:16] = rng.choice([0, 1, 2], p=[0.65, 0.2, 0.15]), rng.uniform(0, 900), (
             rng.random() < 0.6), rng.uniform(0.2, 0.8)  # fmt: skip
         m[index, 10:12] = rng.choice([0, rng.uniform(0, 0.3)]), 20
+    m[kernels.OBJECT, 10:12] = rng.uniform(0, 0.9), rng.uniform(15, 120)
     m[kernels.FRAME, 0:3] = rng.choice([0.02, rng.uniform(0, 0.7)]) * rng.uniform(0.6, 1, 3)
     m[kernels.FRAME, 10:12] = rng.uniform(0, 1.5), 80
-    m[kernels.SKIN_PLAIN, 0:3] = plain_skin
-    m[kernels.SKIN_PLAIN, 10:12] = gloss * 0.6, 20
+    for index in (kernels.SKIN_PLAIN, kernels.HAND):
+        m[index, 0:3] = plain_skin
+        m[index, 10:12] = gloss * 0.6, 20
+    m[kernels.HAND, 0:3] *= rng.lognormal(0, 0.08, 3)
     return m
+
+
+def _dyed(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Linear colour (3,) of cloth or plastic: a grey or black in half, else some hue."""
+    value = np.exp(rng.uniform(np.log(0.012), np.log(0.75)))
+    if rng.random() < 0.4:
+        return value * rng.uniform(0.93, 1.07, 3)
+    return np.clip(value * rng.dirichlet([1.2, 1.2, 1.2]) * 2.2, 0.004, 0.9)

@@ -21,7 +21,7 @@ SCALP = len(REGION_NAMES)
 LOOK_UP = 255
 """Face class that means: the class of the texel."""
 
-_OF_MATERIAL = np.full(10, BACKGROUND, np.uint8)
+_OF_MATERIAL = np.full(len(kernels.MATERIALS), BACKGROUND, np.uint8)
 _OF_MATERIAL[[kernels.EYE, kernels.MOUTH, kernels.TEETH]] = EYES, MOUTH, MOUTH
 _OF_MATERIAL[[kernels.HAIR, kernels.HAT, kernels.BEARD]] = HAIR, HAIR, SKIN
 _OF_MATERIAL[[kernels.FRAME, kernels.SKIN_PLAIN, kernels.SKIN]] = SKIN, NECK, LOOK_UP

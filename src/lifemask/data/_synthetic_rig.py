@@ -20,6 +20,15 @@ GUM_V = 0.33
 
 
 @dataclass(frozen=True)
+class Eye:
+    """One eyeball: `vertices` (e,) ids, unit `directions` (e, 3) from its centre, `rest_mm`."""
+
+    vertices: NDArray[np.int64]
+    directions: NDArray[np.float32]
+    rest_mm: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class HeadRig:
     """Arrays of the mean head that all images share.
 
@@ -30,8 +39,11 @@ class HeadRig:
         face_uv: (f, 3, 2) float32: texel position on skin, direction (x, y) on the eye sphere.
         face_material: (f,) uint8, see `_synthetic_kernels`.
         occlusion: (v,) ambient visibility in [0, 1].
-        eye_vertices: (e,) ids; eye_directions: (e, 3) unit, rest pose; eye_faces: (k,) ids.
-        landmarks68_mm: (68, 3) "ict68" on the mean head.
+        eyes: the eyeball at +x and the one at -x; empty where the model has none.
+        eye_faces: (k,) ids of the eyes' triangles.
+        label_set: landmark set of the labels; box_set: of the crop; anatomy_set: of 68 points
+            that place props and paint skins.
+        landmarks68_mm: (68, 3) `anatomy_set` on the mean head.
         texture_shape: (rows, columns).
         texel_mm: (rows, columns, 3) rest position of each texel, NaN outside the layout.
         uv_box: (u0, v0, u1, v1) part of the model's UV square that the texture holds.
@@ -44,9 +56,11 @@ class HeadRig:
     face_uv: NDArray[np.float32]
     face_material: NDArray[np.uint8]
     occlusion: NDArray[np.float32]
-    eye_vertices: NDArray[np.int64]
-    eye_directions: NDArray[np.float32]
+    eyes: tuple[Eye, Eye]
     eye_faces: NDArray[np.int64]
+    label_set: str
+    box_set: str
+    anatomy_set: str
     landmarks68_mm: NDArray[np.float32]
     texture_shape: tuple[int, int]
     texel_mm: NDArray[np.float32]
@@ -58,16 +72,20 @@ def create_rig(model: FaceModel) -> HeadRig:
     """Prepare a face model for rendering (a few seconds, without reading any file).
 
     Args:
-        model: a model with the landmark sets "ict68", "ibug68-3d-bfm" and "lifemask392".
+        model: a model with a landmark set of 68 points, see `choose_sets`.
 
     Returns:
         The shared arrays of its mean head.
+
+    Raises:
+        UserError: the model has no landmark set that the generator can work with.
     """
     import torch
 
+    label_set, box_set, anatomy_set = choose_sets(model)
     with torch.no_grad():
         mean = model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
-        lm68 = model.landmarks(mean, "ict68").numpy().astype(np.float32)
+        lm68 = model.landmarks(mean, anatomy_set).numpy().astype(np.float32)
     mean_mm = mean.numpy().astype(np.float32)
     topology = model.topology
     faces = topology.faces.numpy().astype(np.int32)
@@ -83,17 +101,37 @@ def create_rig(model: FaceModel) -> HeadRig:
     occlusion = _open_mouth(occlusion, faces, material, topology.face_part.numpy())
     box, shape = _layout(corners[material == kernels.SKIN])
     face_uv = _texel_corners(corners, box, shape)
-    eye_vertices, directions = _eye_directions(mean_mm, faces, material)
-    lookup = np.zeros((len(mean_mm), 3), np.float32)
-    lookup[eye_vertices] = directions
     eye_faces = np.flatnonzero(material == kernels.EYE)
-    face_uv[eye_faces] = lookup[faces[eye_faces]][..., :2]
     texel_mm = rasterize_texels(mean_mm[faces], face_uv, material == kernels.SKIN, shape)
     return HeadRig(
         model, mean_mm, faces, face_uv, material, occlusion,
-        eye_vertices, directions, eye_faces, lm68, shape, texel_mm, box,
-        _cheek_texels(texel_mm, lm68),
+        _eyes(mean_mm, faces, material), eye_faces, label_set, box_set, anatomy_set, lm68, shape,
+        texel_mm, box, _cheek_texels(texel_mm, lm68),
     )  # fmt: skip
+
+
+LABEL_SETS = ("lifemask392", "ict68", "ibug68", "ibug68-3d-bfm")
+BOX_SETS = ("ibug68-3d-bfm", "ibug68", "ict68")
+ANATOMY_SETS = ("ict68", "ibug68", "ibug68-3d-bfm")
+
+
+def choose_sets(model: FaceModel) -> tuple[str, str, str]:
+    """Names of the landmark sets of a model for labels, crop, and anatomy (68 points).
+
+    Raises:
+        UserError: the model has none of the known sets of 68 points.
+    """
+    from lifemask.assets import UserError
+
+    has = model.landmark_embeddings
+    chosen = [next((n for n in names if n in has), "") for names in (
+        LABEL_SETS, BOX_SETS, ANATOMY_SETS)]  # fmt: skip
+    if not all(chosen):
+        raise UserError(
+            f"the generator needs one of the landmark sets {', '.join(ANATOMY_SETS)}, but "
+            f"{model.name} has: {', '.join(sorted(has)) or 'none'}; add an embedding to its loader"
+        )
+    return chosen[0], chosen[1], chosen[2]
 
 
 def _skin_island(mean_mm, faces, faces_uv, nose_tip) -> NDArray[np.bool_]:
@@ -194,19 +232,25 @@ def rasterize_texels(
     return out
 
 
-def _eye_directions(mean_mm, faces, material):
-    """Eyeball vertices and their unit directions from a sphere fitted to each side."""
-    ids = np.unique(faces[material == kernels.EYE])
-    directions = np.zeros((len(ids), 3), np.float32)
-    for side in (mean_mm[ids, 0] > 0, mean_mm[ids, 0] <= 0):
-        p = mean_mm[ids[side]].astype(np.float64)
-        if len(p) < 4:
-            continue
-        a = np.concatenate([2 * p, np.ones((len(p), 1))], 1)
-        solution, *_ = np.linalg.lstsq(a, (p**2).sum(1), rcond=None)
-        d = p - solution[:3]
-        directions[side] = d / np.linalg.norm(d, axis=1, keepdims=True)
-    return ids, directions
+def _eyes(mean_mm, faces, material) -> tuple[Eye, Eye]:
+    """The two eyeballs and their unit directions from spheres fitted to them."""
+    ids = np.unique(faces[material == kernels.EYE]).astype(np.int64)
+    return (
+        _eye(mean_mm, ids[mean_mm[ids, 0] > 0]),
+        _eye(mean_mm, ids[mean_mm[ids, 0] <= 0]),
+    )
+
+
+def _eye(mean_mm, ids) -> Eye:
+    p = mean_mm[ids].astype(np.float64)
+    if len(p) < 4:
+        empty = np.zeros((0, 3), np.float32)
+        return Eye(ids[:0], empty, empty)
+    a = np.concatenate([2 * p, np.ones((len(p), 1))], 1)
+    solution, *_ = np.linalg.lstsq(a, (p**2).sum(1), rcond=None)
+    d = p - solution[:3]
+    d /= np.linalg.norm(d, axis=1, keepdims=True)
+    return Eye(ids, d.astype(np.float32), mean_mm[ids])
 
 
 def _ambient_occlusion(mean_mm, faces, directions: int = 96, size: int = 256):

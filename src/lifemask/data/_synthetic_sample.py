@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lifemask.data._synthetic_scene import ORTHOGRAPHIC_MM, View
 
 _GROUPS: tuple[tuple[str, ...], ...] = (
     ("jawopen",), ("jawopen",), ("jawopen", "mouthfunnel"), ("jawopen", "mouthupperup"),
@@ -24,7 +27,18 @@ _SMILES: tuple[tuple[str, ...], ...] = (
     ("mouthsmile", "jawopen", "mouthupperup", "cheeksquint"),
     ("mouthsmile", "jawopen", "mouthupperup", "mouthlowerdown", "mouthstretch", "eyesquint"),
 )  # fmt: skip
-_GAZE = ("eyelookup", "eyelookdown", "eyelookleft", "eyelookright")
+LOOK_DEG = {"up": 28.0, "down": 30.0, "side": 36.0}
+"""Turn of an eye at activation 1 of ARKit's eyeLook shapes, measured on ICT-FaceKit's eyeballs."""
+EYES_APART_MM = 62.0
+
+
+@dataclass(frozen=True)
+class FaceDraw:
+    """Expression (e,), head pose (3,) pitch, yaw, roll and gaze (2, 2), see `Scene`."""
+
+    expression: NDArray[np.float32]
+    angles_deg: NDArray[np.float32]
+    gaze_deg: NDArray[np.float32]
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -43,12 +57,54 @@ def _index(names: tuple[str, ...]) -> dict[tuple[str, str], int]:
     return {_key(n): i for i, n in enumerate(names)}
 
 
+def random_face(names: tuple[str, ...], rng: np.random.Generator) -> FaceDraw:
+    """Expression, pose and gaze; the lids follow the eyes where the model has eyeLook shapes."""
+    expression = random_expression(names, rng)
+    angles = random_angles_deg(rng)
+    gaze = random_gaze_deg(angles, rng)
+    index = _index(names)
+    for side, (pitch, yaw) in zip(("l", "r"), gaze, strict=True):
+        outward = yaw if side == "l" else -yaw
+        vertical = ("eyelookup", "up") if pitch > 0 else ("eyelookdown", "down")
+        for stem, degrees, full in (
+            (vertical[0], abs(pitch), LOOK_DEG[vertical[1]]),
+            ("eyelookout" if outward > 0 else "eyelookin", abs(outward), LOOK_DEG["side"]),
+        ):
+            if (stem, side) in index:
+                expression[index[stem, side]] = min(degrees / full, 1.0)
+    return FaceDraw(expression, angles, gaze)
+
+
+def random_gaze_deg(
+    angles_deg: NDArray[np.float32], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Pitch and yaw (2, 2) of the eyes at +x and at -x in the head's frame.
+
+    Half of those who can look at the camera do; the rest look around, mostly near straight ahead.
+    Both eyes converge on a point 30 cm to 5 m away.
+
+    Args:
+        angles_deg: (3,) pose of the head.
+        rng: decides.
+    """
+    pitch, yaw = rng.normal(0, 6 if rng.random() < 0.65 else 14, 2) * [0.7, 1.0]
+    x, y, z = rotation_from_angles(angles_deg)[2]  # the camera's direction seen from the head
+    towards = np.rad2deg([np.arcsin(np.clip(y, -1, 1)), np.arctan2(x, z)])
+    if rng.random() < 0.5 and abs(towards[0]) < 24 and abs(towards[1]) < 34:
+        pitch, yaw = towards + rng.normal(0, 2, 2)
+    distance = np.exp(rng.uniform(np.log(300), np.log(5000)))
+    inward = np.rad2deg(np.arctan(EYES_APART_MM / 2 / distance))
+    pitch, yaw = np.clip(pitch, -26, 24), np.clip(yaw, -33, 33)
+    return np.array([[pitch, yaw - inward], [pitch, yaw + inward]], np.float32)
+
+
 def random_expression(names: tuple[str, ...], rng: np.random.Generator) -> NDArray[np.float32]:
     """ARKit activations (len(names),) in [0, 1]: 15 % neutral, else coupled groups ~ Beta(1, 2).
 
     A quarter of the faces smile, most of them with their teeth: people in photos do. A group
     drives both sides together, with a little asymmetry in most cases and one side alone in some
-    (winks, lopsided smiles). Gaze moves the lids and both eyes coherently.
+    (winks, lopsided smiles). Gaze is not part of it, see `random_face`. A model whose names are
+    not ARKit's gets one to five of its shapes at random.
     """
     index = _index(names)
     out = np.zeros(len(names), np.float32)
@@ -60,9 +116,11 @@ def random_expression(names: tuple[str, ...], rng: np.random.Generator) -> NDArr
     for group in rng.choice(len(_GROUPS), rng.integers(0 if smiles else 1, 5), replace=False):
         level = rng.beta(1, 2) if rng.random() < 0.85 else rng.uniform(0.5, 1)
         _drive(out, index, _GROUPS[group], level * (0.5 if smiles else 1.0), rng)
-    _gaze(out, index, rng)
-    for k in rng.choice(len(names), rng.integers(0, 3), replace=False):
-        out[k] = max(out[k], rng.beta(1, 4))
+    free = [i for (stem, _), i in index.items() if not stem.startswith("eyelook")]
+    known = any((stem, side) in index for stem in ("jawopen", "eyeblink") for side in ("", "l"))
+    extra = rng.integers(0, 3) if known else rng.integers(1, 6)  # names that no group knows
+    for k in rng.choice(free, min(extra, len(free)), replace=False):
+        out[k] = max(out[k], rng.beta(1, 4) if known else rng.beta(1, 2))
     _calm_mouth(out, index)
     return np.clip(out, 0, 1)
 
@@ -80,20 +138,6 @@ def _drive(out, index, group, level, rng) -> None:
                 share *= rng.uniform(0, 0.3)
             k = index[stem, side]
             out[k] = max(out[k], gain * share)
-
-
-def _gaze(out, index, rng) -> None:
-    if rng.random() < 0.5:
-        return
-    level, kind = rng.beta(1.2, 2), _GAZE[rng.integers(4)]
-    for side in ("l", "r"):
-        if kind in ("eyelookup", "eyelookdown"):
-            stem = kind
-        else:  # looking to the person's left: left eye out, right eye in
-            outward = (kind == "eyelookleft") == (side == "l")
-            stem = "eyelookout" if outward else "eyelookin"
-        if (stem, side) in index:
-            out[index[stem, side]] = level
 
 
 def _calm_mouth(out, index) -> None:
@@ -116,7 +160,10 @@ def random_identity(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def random_angles_deg(rng: np.random.Generator) -> NDArray[np.float32]:
-    """(pitch, yaw, roll): 60 % of yaws uniform within 95°, the rest N(0, 25); wide tails else."""
+    """(pitch, yaw, roll): 60 % of yaws uniform within 95°, the rest N(0, 25); wide tails else.
+
+    The project's angles: yaw and pitch say where the nose points, roll turns the head about it.
+    """
     yaw = rng.uniform(-95, 95) if rng.random() < 0.6 else np.clip(rng.normal(0, 25), -95, 95)
     wide = 26.0 if rng.random() < 0.2 else 13.0
     pitch = np.clip(rng.normal(0, wide), -55, 55)
@@ -124,11 +171,53 @@ def random_angles_deg(rng: np.random.Generator) -> NDArray[np.float32]:
     return np.array([pitch, yaw, roll], np.float32)
 
 
+def rotation_from_angles(angles_deg: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(3, 3) model to camera frame from (pitch, yaw, roll): `R = Ry(yaw) Rx(-pitch) Rz(-roll)`.
+
+    A numpy twin of `graphics.camera.rotation_from_euler_deg` for one pose.
+    """
+    x, y, z = np.deg2rad(np.asarray(angles_deg, np.float64)) * [-1, 1, -1]
+    cx, sx, cy, sy, cz, sz = np.cos(x), np.sin(x), np.cos(y), np.sin(y), np.cos(z), np.sin(z)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return (about_y @ about_x @ about_z).astype(np.float32)
+
+
 def random_translation_mm(rng: np.random.Generator) -> NDArray[np.float32]:
     """Head position T (3,): distance log-uniform 45-300 cm, direction a few degrees off-axis."""
     distance = 10 * np.exp(rng.uniform(np.log(45), np.log(300)))
     off = np.clip(rng.normal(0, 0.08, 2), -0.25, 0.25) * distance
     return np.array([off[0], off[1], -distance], np.float32)
+
+
+def draw_view(
+    box_mm: NDArray[np.float32],
+    angles_deg: NDArray[np.float32],
+    orthographic: bool,
+    size: int,
+    expand: float,
+    rng: np.random.Generator,
+) -> View:
+    """A camera at a random place that frames a face.
+
+    Args:
+        box_mm: (n, 3) landmarks that define the crop, model frame.
+        angles_deg: (3,) pose of the head.
+        orthographic: scaled orthographic, else pinhole.
+        size: image side in px.
+        expand: image side over the side of the nominal crop.
+        rng: decides the distance and the angle off the axis of a pinhole.
+    """
+    rotation = rotation_from_angles(angles_deg)
+    turned = box_mm @ rotation.T
+    translation = random_translation_mm(rng)
+    if orthographic:
+        scale, center = _framed(turned[:, 0], -turned[:, 1], size, expand)
+        far = np.array([0, 0, -ORTHOGRAPHIC_MM], np.float32)
+        return View(True, rotation, far, scale, center)
+    f_px, center = frame_face(turned + translation, size, expand)
+    return View(False, rotation, translation, f_px, center)
 
 
 def frame_face(
@@ -146,17 +235,12 @@ def frame_face(
     """
     distance = -points_camera[:, 2].astype(np.float64)
     u, v = points_camera[:, 0] / distance, -points_camera[:, 1] / distance
+    return _framed(u, v, size, expand)
+
+
+def _framed(u: NDArray, v: NDArray, size: int, expand: float) -> tuple[float, NDArray[np.float64]]:
+    """Scale and shift (2,) that put the box of points (u, v) where the nominal crop wants it."""
     side = np.sqrt(2) * max(np.ptp(u), np.ptp(v))
-    f_px = size / expand / side
+    scale = size / expand / side
     middle = np.array([u.max() + u.min(), v.max() + v.min()]) / 2
-    return float(f_px), (size - 1) / 2 - f_px * middle
-
-
-def project(points_camera: NDArray, f_px: float, center_px: NDArray) -> NDArray[np.float32]:
-    """Camera-frame points (n, 3) mm to (u, v, 1/distance), as the kernels take them."""
-    inverse = 1.0 / -points_camera[:, 2]
-    out = np.empty(points_camera.shape, np.float32)
-    out[:, 0] = center_px[0] + f_px * points_camera[:, 0] * inverse
-    out[:, 1] = center_px[1] - f_px * points_camera[:, 1] * inverse
-    out[:, 2] = inverse
-    return out
+    return float(scale), (size - 1) / 2 - scale * middle.astype(np.float64)

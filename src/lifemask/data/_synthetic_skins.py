@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lifemask.assets import UserError
 from lifemask.data._synthetic_rig import HeadRig
 
 MELANIN = np.array([0.42, 0.72, 1.0], np.float32)
@@ -19,7 +20,8 @@ BLOOD = np.array([0.12, 0.9, 0.75], np.float32)
 class SkinMasks:
     """Soft masks (rows, columns) in [0, 1] over the texture layout, from the mean head's shape.
 
-    `brow_along` and `brow_across` are mm along and across the nearest brow, for strokes.
+    `brow_along` and `brow_across` are mm along and across the nearest brow, for strokes;
+    `wrinkles` are lines of the forehead, around the eyes, and around the mouth, (3, rows, columns).
     """
 
     brow: NDArray[np.float32]
@@ -32,19 +34,20 @@ class SkinMasks:
     nose: NDArray[np.float32]
     beard: dict[str, NDArray[np.float32]]
     scalp: NDArray[np.float32]
+    wrinkles: NDArray[np.float32]
 
 
 def load_skins(folder: Path, rig: HeadRig) -> NDArray[np.float32]:
     """CC0 skins of a folder on the texture layout: (n, rows, columns, 3) sRGB in [0, 1].
 
     Raises:
-        FileNotFoundError: the folder holds no `*_diffuse*.jpg`.
+        UserError: the folder holds no `*_diffuse*.jpg`.
     """
     from PIL import Image
 
     files = sorted(Path(folder).glob("*_diffuse*.jpg"))
     if not files:
-        raise FileNotFoundError(f"no *_diffuse*.jpg skins in {folder}")
+        raise UserError(f"no *_diffuse*.jpg skins in {folder}: put MakeHuman skins there (CC0)")
     u0, v0, u1, v1 = rig.uv_box
     rows, columns = rig.texture_shape
     skins = []
@@ -90,8 +93,44 @@ def create_masks(rig: HeadRig, beards: dict[str, NDArray[np.float32]]) -> SkinMa
         _f(np.clip(1.4 - brow_d / 3.2, 0, 1) * front), brow_s, brow_c, _lips(p, lm) * front,
         _f(np.clip(1.5 - lash_d / 1.3, 0, 1) * front), _f(np.exp(-((lid_d / 9) ** 4)) * front),
         _f(np.exp(-((cheek / 24) ** 2)) * front), _f(np.exp(-((nose_d / 18) ** 2)) * front),
-        beard, _f(np.where(np.isnan(rig.texel_mm[..., 0]), 0, scalp)),
+        beard, _f(np.where(np.isnan(rig.texel_mm[..., 0]), 0, scalp)), _wrinkles(p, lm, front),
     )  # fmt: skip
+
+
+def _wrinkles(p, lm, front) -> NDArray[np.float32]:
+    """Soft lines (3, rows, columns) where faces fold: forehead, eyes, mouth."""
+    from scipy.spatial import KDTree
+
+    use = front > 0.5
+    out = np.zeros((3, *p.shape[:2]), np.float32)
+    for k, (lines, width) in enumerate(_folds(lm.astype(np.float64))):
+        dense = [a + t * (b - a) for line in lines for a, b in zip(line[:-1], line[1:], strict=True)
+                 for t in np.linspace(0, 1, 24)]  # fmt: skip
+        distance = KDTree(np.stack(dense)).query(p[use][:, :2])[0]
+        out[k][use] = np.exp(-((distance / width) ** 2)) * front[use]
+    return out
+
+
+def _folds(lm) -> list[tuple[list[NDArray], float]]:
+    """Lines as seen from the front, (n, 2) mm each, and their width, by group."""
+    brow = lm[[19, 24], 1].mean()
+    x = np.linspace(-46, 46, 9)
+    forehead = [np.stack([x * (1 - 0.04 * k), brow + 13 + 9.5 * k - (x / 40) ** 2 * 3], 1)
+                for k in range(4)]  # fmt: skip
+    forehead += [np.array([[s * 4.5, brow - 6], [s * 5.5, brow + 8]]) for s in (-1, 1)]
+    eyes, mouth = [], []
+    for s, corner, inner, wing, lip in ((-1, 36, 39, 31, 48), (1, 45, 42, 35, 54)):
+        start = lm[corner, :2] + [s * 5, 0]
+        for angle in np.deg2rad([38, 14, -12, -36]):
+            ray = np.array([s * np.cos(angle), np.sin(angle)])
+            eyes.append(np.stack([start + 2 * ray, start + 9 * ray, start + 17 * ray]))
+        middle = (lm[corner, :2] + lm[inner, :2]) / 2
+        bag = [lm[inner, :2] + [0, -5], middle + [0, -13], lm[corner, :2] + [0, -8]]
+        eyes.append(np.stack(bag))
+        mouth.append(np.stack([lm[wing, :2] + [s * 5, 5], (lm[wing, :2] + lm[lip, :2]) / 2
+                               + [s * 9, 1], lm[lip, :2] + [s * 9, -4]]))  # fmt: skip
+        mouth.append(np.stack([lm[lip, :2] + [s * 4, -5], lm[lip, :2] + [s * 5, -20]]))
+    return [(forehead, 1.3), (eyes, 1.1), (mouth, 1.7)]
 
 
 def _f(a) -> NDArray[np.float32]:
@@ -143,14 +182,19 @@ def noise_field(rng: np.random.Generator, shape: tuple[int, int], cell: float) -
 
 
 def vary_skin(
-    skins: NDArray[np.float32], masks: SkinMasks, rng: np.random.Generator, strength: float = 1.0
+    skins: NDArray[np.float32],
+    masks: SkinMasks,
+    rng: np.random.Generator,
+    age: float,
+    strength: float = 1.0,
 ) -> NDArray[np.uint8]:
-    """One new skin: mixed from several, re-toned and painted.
+    """One new skin: mixed from several, re-toned, aged and painted.
 
     Args:
         skins: (n, rows, columns, 3) sRGB in [0, 1] to draw from.
         masks: of the same layout.
         rng: decides everything.
+        age: in [0, 1]: wrinkles, blotches, age spots, grey brows and beard.
         strength: 1 for plain skins; less for photo textures that bring their own brows and beard.
 
     Returns:
@@ -167,15 +211,17 @@ def vary_skin(
         fine = other - gaussian_filter(other, (sigma, sigma, 0))
         low = gaussian_filter(log, (sigma, sigma, 0))
         log = low + rng.uniform(0.4, 1.9) * fine + rng.uniform(0, 0.6) * (log - low)
-    patches = noise_field(rng, shape, 60) * rng.uniform(0, 0.14)
-    patches += noise_field(rng, shape, 14) * rng.uniform(0, 0.07)
+    blotchy = 0.6 + age
+    patches = noise_field(rng, shape, 60) * rng.uniform(0, 0.14) * blotchy
+    patches += noise_field(rng, shape, 14) * rng.uniform(0, 0.07) * blotchy
     log -= (strength * patches)[..., None] * BLOOD
     log -= noise_field(rng, shape, 90)[..., None] * (rng.uniform(0, 0.18) * strength) * MELANIN
     blush = rng.uniform(-0.1, 0.35) * masks.cheeks + rng.uniform(-0.1, 0.3) * masks.nose
     log -= (strength * blush)[..., None] * BLOOD
-    log = _spots(log, masks, rng, strength)
+    log = _age(log, masks, rng, age, strength)
+    log = _spots(log, masks, rng, age, strength)
     log = _make_up(log, masks, rng, strength)
-    log = _facial_hair(log, masks, rng, strength)
+    log = _facial_hair(log, masks, rng, age, strength)
     if rng.random() < 0.04 * strength:
         paint = np.clip(noise_field(rng, shape, rng.uniform(20, 90)) * 3, 0, 1)[..., None]
         log = log * (1 - paint) + paint * np.log(rng.uniform(0.02, 0.9, 3)).astype(np.float32)
@@ -183,8 +229,27 @@ def vary_skin(
     return (srgb * 255 + 0.5).astype(np.uint8)
 
 
-def _spots(log, masks, rng, strength):
-    """Freckles on cheeks and nose, and a few moles anywhere."""
+def _age(log, masks, rng, age, strength):
+    """Folds that deepen with age, darker below the eyes; redder than shadow, as scans show them."""
+    shape = log.shape[:2]
+    deep = float(np.clip((age - 0.25) * 1.5, 0, 1) * rng.uniform(0.35, 1.0))
+    broken = np.clip(0.7 + 0.5 * noise_field(rng, shape, 24), 0, 1.3)
+    groups = (rng.uniform(0.1, 0.42, 3) * deep * strength).astype(np.float32)
+    depth = np.einsum("khw,k->hw", masks.wrinkles, groups)
+    grain = gaussian_grain(rng, shape) * (0.02 + 0.07 * deep) * strength
+    fold = (depth * broken + grain)[..., None]
+    return log - fold * np.array([0.8, 1.0, 1.05], np.float32)
+
+
+def gaussian_grain(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """White noise (rows, columns) smoothed to about two texels: pores."""
+    grain = rng.standard_normal(shape, dtype=np.float32)
+    grain = grain + np.roll(grain, 1, 0)
+    return 0.5 * (grain + np.roll(grain, 1, 1))
+
+
+def _spots(log, masks, rng, age, strength):
+    """Freckles on cheeks and nose, a few moles anywhere, and the spots of age."""
     shape = log.shape[:2]
     if rng.random() < 0.25 * strength:
         seeds = rng.random(shape) < rng.uniform(0.004, 0.03)
@@ -192,13 +257,15 @@ def _spots(log, masks, rng, strength):
         grain = np.maximum(grain, 0.6 * np.roll(grain, 1, 0)) + 0.5 * np.roll(grain, 1, 1)
         area = 0.3 + masks.cheeks + masks.nose
         log = log - (grain * area * rng.uniform(0.1, 0.45))[..., None] * MELANIN
-    for _ in range(rng.poisson(3 * strength)):
+    moles = rng.poisson(3 * strength)
+    for k in range(moles + rng.poisson(40 * max(age - 0.55, 0) * strength)):
         y, x = rng.integers(shape[0]), rng.integers(shape[1])
-        r = rng.uniform(0.8, 2.6)
+        r, reach = (rng.uniform(0.8, 2.6), (0.2, 1.3)) if k < moles else (
+            rng.uniform(1.5, 4.5), (0.08, 0.4))  # fmt: skip
         y0, y1, x0, x1 = max(y - 8, 0), y + 9, max(x - 8, 0), x + 9
         yy, xx = np.mgrid[y0 : min(y1, shape[0]), x0 : min(x1, shape[1])]
         dot = np.exp(-(((yy - y) ** 2 + (xx - x) ** 2) / r**2))
-        log[y0:y1, x0:x1] -= (rng.uniform(0.2, 1.3) * dot)[..., None].astype(np.float32) * MELANIN
+        log[y0:y1, x0:x1] -= (rng.uniform(*reach) * dot)[..., None].astype(np.float32) * MELANIN
     return log
 
 
@@ -221,11 +288,13 @@ def _make_up(log, masks, rng, strength):
     return _blend(log, masks.lashes, dark, rng.uniform(0.15, 0.95) * (0.3 + 0.7 * strength))
 
 
-def _facial_hair(log, masks, rng, strength):
+def _facial_hair(log, masks, rng, age, strength):
     """Brows with strokes, stubble or a painted beard, and a shaved scalp's shadow."""
     shape = log.shape[:2]
     shade = np.exp(rng.uniform(np.log(0.006), np.log(0.12)))
     colour = shade * np.array([1.0, rng.uniform(0.6, 0.9), rng.uniform(0.35, 0.75)])
+    grey = np.clip((age - 0.5) * 2.4, 0, 1) * rng.uniform(0, 1)
+    colour = colour * (1 - grey) + grey * rng.uniform(0.15, 0.45)
     grain = rng.random(shape).astype(np.float32)
     if strength >= 1 or rng.random() < 0.1:
         width = rng.uniform(1.6, 5.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,20 +17,26 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lifemask.assets import UserError
 from lifemask.types import REGION_NAMES
 
 if TYPE_CHECKING:
     from lifemask.data._synthetic_props import PropKit
     from lifemask.data._synthetic_rig import HeadRig
-    from lifemask.data._synthetic_scene import Surroundings
+    from lifemask.data._synthetic_scene import Scene, View
     from lifemask.data._synthetic_skins import SkinMasks
+    from lifemask.data._synthetic_surroundings import Backgrounds, Surroundings
+    from lifemask.data._synthetic_truth import LandmarkTruth, Maps
     from lifemask.facemodel.base import FaceModel
+    from lifemask.types import Camera, Lighting
 
 LOGGER = logging.getLogger(__name__)
-FORMAT_VERSION = 2
-CONVENTION = "lifemask392"
-BOX_CONVENTION = "ibug68-3d-bfm"
+FORMAT_VERSION = 3
+HELD_OUT_SEED = 900_000_000
+"""Runs with this seed or a larger one are test material: their people are never trained on."""
 Family = Literal["open", "research"]
+CameraChoice = Literal["perspective", "orthographic", "both"]
+TruthLevel = Literal["labels", "maps"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +45,13 @@ class SyntheticConfig:
 
     Attributes:
         family: "open" (CC0 material only) or "research" (textures and pictures from photos too).
-        seed: of the run.
+        seed: of the run; below `HELD_OUT_SEED` for whatever is trained on.
         size: image side in px.
         expand: image side over the side of the nominal (3DDFA) crop.
         supersample: samples per pixel and axis.
         shard_size: images per shard.
         bank_size: skins and backgrounds drawn anew for each shard.
+        camera: "perspective", scaled "orthographic", or "both" in equal parts.
     """
 
     family: Family = "open"
@@ -53,11 +61,17 @@ class SyntheticConfig:
     supersample: int = 2
     shard_size: int = 1000
     bank_size: int = 60
+    camera: CameraChoice = "perspective"
 
     @property
     def nominal_side_px(self) -> float:
         """Side of the nominal crop, centred in the image, in px."""
         return self.size / self.expand
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the run's people are reserved for tests."""
+        return self.seed >= HELD_OUT_SEED
 
 
 @dataclass(frozen=True)
@@ -66,26 +80,71 @@ class Sample:
 
     Attributes:
         image: (size, size, 3) uint8 sRGB.
-        points: (392, 3) "lifemask392" landmarks, (u, v, w) in image px.
-        visible: (392,) the landmark's surface is seen: not behind the head, hair or an occluder.
-        rotation: (3, 3) model to camera frame; translation_mm: (3,) T of the pinhole camera.
-        f_px, center_px: focal length and principal point (2,) of the image.
+        points: (n, 3) landmarks of the rig's `label_set`, (u, v, w) in image px.
+        visible: (n,) the landmark's surface is seen: not behind the head, hair or an occluder.
+        view: the camera.
         identity: (i,); expression: (e,) coefficients of the face model.
+        gaze_deg: (2, 2) pitch and yaw of the eye at +x and the eye at -x, in the head's frame.
+        age: of skin and hair, in [0, 1].
         flags: (3,) glasses, beard, occluder.
         region: (size, size) uint8, index into `types.REGION_NAMES`.
+        sh: (9, 3) radiance coefficients of the light (`types.Lighting`), without the key light.
+        key_direction: (3,) unit, camera frame; key_colour: (3,) irradiance / pi, 0 without a key.
+        gain: (3,) exposure and white balance: linear radiance times this enters the camera.
+        landmarks: further sets by name, if asked for.
+        maps: truth per pixel, if asked for.
     """
 
     image: NDArray[np.uint8]
     points: NDArray[np.float32]
     visible: NDArray[np.bool_]
-    rotation: NDArray[np.float32]
-    translation_mm: NDArray[np.float32]
-    f_px: float
-    center_px: NDArray[np.float32]
+    view: View
     identity: NDArray[np.float32]
     expression: NDArray[np.float32]
+    gaze_deg: NDArray[np.float32]
+    age: float
     flags: NDArray[np.bool_]
     region: NDArray[np.uint8]
+    sh: NDArray[np.float32]
+    key_direction: NDArray[np.float32]
+    key_colour: NDArray[np.float32]
+    gain: NDArray[np.float32]
+    landmarks: Mapping[str, LandmarkTruth] = field(default_factory=dict)
+    maps: Maps | None = None
+
+    @property
+    def rotation(self) -> NDArray[np.float32]:
+        """(3, 3) model to camera frame."""
+        return self.view.rotation
+
+    @property
+    def translation_mm(self) -> NDArray[np.float32]:
+        """(3,) T of a pinhole camera, zeros of an orthographic one."""
+        return self.view.translation_mm * np.float32(not self.view.orthographic)
+
+    @property
+    def f_px(self) -> float:
+        """Focal length of a pinhole camera in px, 0 of an orthographic one."""
+        return 0.0 if self.view.orthographic else self.view.scale
+
+    @property
+    def center_px(self) -> NDArray[np.float32]:
+        """(2,) principal point, or where the model's origin appears to an orthographic camera."""
+        return self.view.center_px.astype(np.float32)
+
+    @property
+    def camera(self) -> Camera:
+        """The camera as the rest of lifemask knows it."""
+        return self.view.camera()
+
+    @property
+    def lighting(self) -> Lighting:
+        """The light without its key as the rest of lifemask knows it."""
+        import torch
+
+        from lifemask.types import Lighting
+
+        return Lighting(torch.from_numpy(self.sh))
 
 
 @dataclass(frozen=True)
@@ -95,14 +154,16 @@ class Banks:
     Attributes:
         skins: (n, rows, columns, 3) uint8 sRGB.
         skin_freedom: (n,) how far the tone may be moved, see `random_skin_tone`.
+        skin_age: (n,) in [0, 1].
         scalp_hair: (n,) the skin's own texture shows hair on the skull.
-        backgrounds: (n, s, s, 3) uint8 sRGB.
+        backgrounds: pictures behind the heads.
     """
 
     skins: NDArray[np.uint8]
     skin_freedom: NDArray[np.float32]
+    skin_age: NDArray[np.float32]
     scalp_hair: NDArray[np.bool_]
-    backgrounds: NDArray[np.uint8]
+    backgrounds: Backgrounds
 
 
 @dataclass(frozen=True)
@@ -122,35 +183,63 @@ class Generator:
     def banks(self, shard: int) -> Banks:
         """Skins and backgrounds of one shard, from the run's seed and the shard's number."""
         from lifemask.data._synthetic_regions import scalp_is_hair
-        from lifemask.data._synthetic_scene import background_bank
         from lifemask.data._synthetic_skins import vary_skin
+        from lifemask.data._synthetic_surroundings import background_bank
 
         rng = np.random.default_rng([self.config.seed, 1, shard])
-        skins, freedom = [], []
+        skins, freedom, ages = [], [], []
         for _ in range(self.config.bank_size):
+            age = float(rng.beta(1.1, 1.4))
             if self.photo_skins is not None and rng.random() < 0.75:
                 base = self.photo_skins[rng.integers(len(self.photo_skins))][None]
                 base = _grow(base, self.masks.lips.shape)
-                skins.append(vary_skin(base, self.masks, rng, strength=0.25))
+                skins.append(vary_skin(base, self.masks, rng, age, strength=0.25))
                 freedom.append(0.5)
             else:
-                skins.append(vary_skin(self.skins, self.masks, rng))
+                skins.append(vary_skin(self.skins, self.masks, rng, age))
                 freedom.append(1.0)
+            ages.append(age)
         backgrounds = background_bank(self.surroundings, rng, self.config.bank_size)
         hair = [scalp_is_hair(s, self.texel_region, self.rig.cheek_texels) for s in skins]
-        return Banks(np.stack(skins), np.array(freedom, np.float32), np.array(hair), backgrounds)
+        return Banks(
+            np.stack(skins), np.array(freedom, np.float32), np.array(ages, np.float32),
+            np.array(hair), backgrounds,
+        )  # fmt: skip
 
-    def render(self, indices: NDArray[np.int64] | list[int]) -> list[Sample]:
+    def scenes(self, indices: Sequence[int]) -> Iterator[tuple[Scene, Banks]]:
+        """Drawn scenes by their number in the run, shard by shard, with the banks they use."""
+        from lifemask.data._synthetic_draw import draw_scenes
+
+        for shard, chosen in self._by_shard(indices):
+            banks = self.banks(shard)
+            for scene in draw_scenes(self, banks, shard, chosen):
+                yield scene, banks
+
+    def render(
+        self, indices: Sequence[int], truth: TruthLevel = "labels", sets: Sequence[str] = ()
+    ) -> list[Sample]:
         """Images by their number in the run, shard by shard.
 
         Equal for equal settings and index, up to the rounding of batched matrix products; the
         same call gives the same bytes.
+
+        Args:
+            indices: of the images.
+            truth: "maps" adds `Sample.maps`.
+            sets: landmark sets to add as `Sample.landmarks`; "vertices" is the whole mesh.
+
+        Raises:
+            UserError: the face model has no such landmark set.
         """
         samples = []
-        for shard in sorted({int(i) // self.config.shard_size for i in indices}):
-            chosen = [int(i) for i in indices if int(i) // self.config.shard_size == shard]
-            samples += list(render_samples(self, self.banks(shard), chosen))
+        for shard, chosen in self._by_shard(indices):
+            samples += list(render_samples(self, self.banks(shard), chosen, truth, sets))
         return samples
+
+    def _by_shard(self, indices: Sequence[int]) -> list[tuple[int, list[int]]]:
+        size = self.config.shard_size
+        shards = sorted({int(i) // size for i in indices})
+        return [(s, [int(i) for i in indices if int(i) // size == s]) for s in shards]
 
 
 def _grow(textures: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -180,17 +269,17 @@ def create_generator(
             `tools/unwrap_photo_textures.py`; required by, and only allowed for, "research".
 
     Raises:
-        ValueError: `photo_skins` does not fit the family.
-        FileNotFoundError: skins or environments are missing.
+        UserError: `photo_skins` does not fit the family, skins or environments are missing, or
+            the face model has no landmarks that the generator can use.
     """
     from lifemask.data._synthetic_props import create_props
     from lifemask.data._synthetic_regions import texel_regions
     from lifemask.data._synthetic_rig import create_rig
-    from lifemask.data._synthetic_scene import Surroundings, load_environments
     from lifemask.data._synthetic_skins import create_masks, load_skins
+    from lifemask.data._synthetic_surroundings import Surroundings, load_environments
 
     if (config.family == "research") != (photo_skins is not None):
-        raise ValueError("photo textures belong to the research family, and it needs them")
+        raise UserError("photo textures belong to the research family, and it needs them")
     if model is None:
         from lifemask.facemodel import load_face_model
 
@@ -209,27 +298,39 @@ def create_generator(
     )  # fmt: skip
 
 
-def render_samples(generator: Generator, banks: Banks, indices: list[int]):
-    """Yield the samples of `indices` (in order) with the banks of their shard."""
-    import torch
+def render_samples(
+    generator: Generator,
+    banks: Banks,
+    indices: Sequence[int],
+    truth: TruthLevel = "labels",
+    sets: Sequence[str] = (),
+) -> Iterator[Sample]:
+    """Yield the samples of `indices`, all of one shard, in order, with the banks of that shard.
 
-    from lifemask.data._synthetic_draw import draw_image
-    from lifemask.data._synthetic_sample import random_expression, random_identity
+    Args:
+        generator: decides every image.
+        banks: of the shard.
+        indices: of the images in the run.
+        truth: "maps" adds truth per pixel.
+        sets: landmark sets to add.
 
-    model = generator.rig.model
-    for start in range(0, len(indices), 50):
-        chunk = indices[start : start + 50]
-        rngs = [np.random.default_rng([generator.config.seed, 0, i]) for i in chunk]
-        identity = np.stack([random_identity(model.identity_size, r) for r in rngs])
-        expression = np.stack([random_expression(model.expression_names, r) for r in rngs])
-        with torch.no_grad():
-            heads = model(torch.from_numpy(identity), torch.from_numpy(expression))
-            points = model.landmarks(heads, CONVENTION).numpy()
-            box = model.landmarks(heads, BOX_CONVENTION).numpy()
-            ict68 = model.landmarks(heads, "ict68").numpy()
-        for k, rng in enumerate(rngs):
-            shape = (heads[k].numpy(), points[k], box[k], ict68[k])
-            yield draw_image(generator, banks, rng, identity[k], expression[k], *shape)
+    Raises:
+        UserError: the face model has no such landmark set.
+    """
+    from dataclasses import replace
+
+    from lifemask.data._synthetic_draw import draw_scenes
+    from lifemask.data._synthetic_render import render_scene
+    from lifemask.data._synthetic_truth import create_maps, landmark_truth
+
+    shard = indices[0] // generator.config.shard_size if indices else 0
+    for scene in draw_scenes(generator, banks, shard, indices):
+        sample, shot = render_scene(generator, banks, scene)
+        if sets:
+            sample = replace(sample, landmarks=landmark_truth(generator, scene, shot, sets))
+        if truth == "maps":
+            sample = replace(sample, maps=create_maps(generator, banks, scene, shot))
+        yield sample
 
 
 def write_shard(generator: Generator, folder: Path, shard: int, count: int) -> None:
@@ -263,9 +364,16 @@ def _label_row(sample: Sample) -> dict[str, NDArray]:
         "translation_mm": sample.translation_mm,
         "f_px": np.array(sample.f_px, np.float32),
         "center_px": sample.center_px,
-        "scale_px_per_mm": np.array(-sample.f_px / sample.translation_mm[2], np.float32),
+        "scale_px_per_mm": np.array(sample.view.scale_px_per_mm, np.float32),
+        "orthographic": np.array(sample.view.orthographic),
         "identity": sample.identity.astype(np.float16),
         "expression": sample.expression.astype(np.float16),
+        "gaze_deg": sample.gaze_deg,
+        "age": np.array(sample.age, np.float32),
+        "light_sh": sample.sh,
+        "key_direction": sample.key_direction,
+        "key_colour": sample.key_colour,
+        "gain": sample.gain,
         "glasses": sample.flags[0],
         "beard": sample.flags[1],
         "occluder": sample.flags[2],
@@ -286,17 +394,21 @@ def model_fingerprint(model: FaceModel) -> str:
 
     import torch
 
+    from lifemask.data._synthetic_rig import choose_sets
+
     with torch.no_grad():
         identity = torch.linspace(-1, 1, model.identity_size)
         expression = torch.linspace(0, 0.5, len(model.expression_names))
         vertices = model(identity, expression)
-        points = model.landmarks(vertices, CONVENTION)
+        points = model.landmarks(vertices, choose_sets(model)[0])
     rounded = (torch.cat([vertices, points]) * 100).round().to(torch.int32).numpy()
     return hashlib.sha1(rounded.tobytes()).hexdigest()[:12]
 
 
 def write_header(config: SyntheticConfig, folder: Path, model: FaceModel, count: int) -> None:
     """Write `header.json`: settings, conventions and the list of complete shards."""
+    from lifemask.data._synthetic_rig import choose_sets
+
     names = sorted(p.stem.removeprefix("labels-") for p in folder.glob("labels-*.npz"))
     header = {
         "format": "lifemask-synthetic",
@@ -307,7 +419,9 @@ def write_header(config: SyntheticConfig, folder: Path, model: FaceModel, count:
         "image_size": config.size,
         "expand": config.expand,
         "nominal_side_px": config.nominal_side_px,
-        "convention": CONVENTION,
+        "convention": choose_sets(model)[0],
+        "camera": config.camera,
+        "held_out": config.held_out,
         "face_model": model.name,
         "face_model_sha1": model_fingerprint(model),
         "identity_size": model.identity_size,
@@ -341,7 +455,7 @@ def write_cache(
         part: (i, n): this process makes every n-th shard, starting with the i-th.
 
     Raises:
-        ValueError: the folder holds a cache of other settings.
+        UserError: the folder holds a cache of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = generator.config
@@ -363,12 +477,12 @@ def _check_same_run(config: SyntheticConfig, folder: Path, model: FaceModel) -> 
     new = {
         "version": FORMAT_VERSION, "family": config.family, "seed": config.seed,
         "image_size": config.size, "expand": config.expand, "shard_size": config.shard_size,
-        "bank_size": config.bank_size, "face_model": model.name,
+        "bank_size": config.bank_size, "camera": config.camera, "face_model": model.name,
         "face_model_sha1": model_fingerprint(model),
     }  # fmt: skip
     wrong = {k: (old[k], v) for k, v in new.items() if k in old and old[k] != v}
     if wrong:
-        raise ValueError(f"{folder} holds another run (stored, wanted): {wrong}; use a new folder")
+        raise UserError(f"{folder} holds another run (stored, wanted): {wrong}; use a new folder")
 
 
 def main(arguments: list[str] | None = None) -> None:
