@@ -18,7 +18,8 @@ from lifemask.data._synthetic_photo import Faults, no_faults, photograph
 from lifemask.data._synthetic_render import render_scene
 from lifemask.data._synthetic_truth import create_maps, landmark_truth
 from lifemask.data._torch_photo import _jpeg, photograph_batch
-from lifemask.data.torch_engine import TorchEngine
+from lifemask.data.synthetic import render_samples
+from lifemask.data.torch_engine import DeviceSamples, TorchEngine
 from lifemask.facemodel import load_face_model
 
 COUNT = 12
@@ -169,3 +170,16 @@ def test_jpeg_steps_are_those_of_the_library(quality):
         wanted = np.asarray(Image.open(buffer))
         got = _jpeg(torch.from_numpy(flat.astype(np.float32))[None], [quality])[0].numpy()
         assert np.abs(got - wanted).max() <= 1
+
+
+def test_a_shard_s_samples_come_from_the_device_in_order(generator):
+    banks, indices = generator.banks(0), [2, 0, 3]
+    found = list(DeviceSamples("cpu", batch=2)(generator, banks, indices, "maps", ("ict68",)))
+    wanted = list(render_samples(generator, banks, indices, "maps", ("ict68",)))
+    for a, b in zip(found, wanted, strict=True):
+        assert np.array_equal(a.identity, b.identity)
+        np.testing.assert_allclose(a.points, b.points, atol=1e-3)
+        np.testing.assert_allclose(
+            a.landmarks["ict68"].camera_mm, b.landmarks["ict68"].camera_mm, atol=1e-2
+        )
+        assert (a.maps.material != b.maps.material).mean() < 0.005

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -364,3 +365,34 @@ def _at(mask: Bool[Tensor, "b s s"], screen: Float[Tensor, "b n 3"]) -> Bool[Ten
     image: Int[Tensor, "b 1"] = torch.arange(len(mask), device=mask.device)[:, None]
     x, y = (screen[..., k].round().long().clamp(0, mask.shape[1] - 1) for k in (0, 1))
     return mask[image, y, x]
+
+
+@dataclass(frozen=True)
+class DeviceSamples:
+    """Samples of one shard's images rendered on a device, as `render_samples` gives them.
+
+    Attributes:
+        device: where to render.
+        batch: images at a time.
+    """
+
+    device: str
+    batch: int = 64
+
+    def __call__(
+        self,
+        generator: Generator,
+        banks: Banks,
+        indices: Sequence[int],
+        truth: str = "none",
+        sets: Sequence[str] = (),
+    ) -> Iterator[Sample]:
+        """Yield the samples of `indices`, all of the shard whose banks these are."""
+        from lifemask.data._synthetic_draw import draw_scenes
+
+        engine = TorchEngine(generator, self.device)
+        shard = indices[0] // generator.config.shard_size if indices else 0
+        scenes = draw_scenes(generator, banks, shard, list(indices))
+        while group := list(islice(scenes, self.batch)):
+            batch = engine.render(group, [banks] * len(group), maps=truth == "maps", sets=sets)
+            yield from batch.samples()
