@@ -8,7 +8,9 @@ import pytest
 from helpers.aflw2000_files import COUNT, face_labels, write_official, write_packed
 from lifemask.assets import UserError
 from lifemask.data.aflw2000 import load_aflw2000
+from lifemask.evaluation import aflw2000
 from lifemask.evaluation.aflw2000 import STANDARD_FLAGS, score_aflw2000
+from lifemask.evaluation.metrics import unpacked
 from lifemask.evaluation.predict import best_overlap, predict
 from lifemask.evaluation.predictions import Predictions, load_predictions, save_predictions
 from lifemask.evaluation.score import score
@@ -39,6 +41,7 @@ def number(result, metric="nme_percent", **flags):
     return matches[0]
 
 
+FLAGS = {"gt", "points", "dims", "pool", "z_align", "subset", "misses"}
 PRIMARY = {"gt": "original", "points": 68, "dims": 2, "pool": "bins"}
 
 
@@ -69,7 +72,7 @@ def test_every_number_carries_its_flags(packed):
     result = score_aflw2000(data, perfect(data))
     flags = [tuple(sorted(n["flags"].items())) for n in result["numbers"] if "gt" in n["flags"]]
     assert len(set(flags)) == len(STANDARD_FLAGS)
-    assert all({"gt", "points", "dims", "pool", "z_align"} == {k for k, _ in f} for f in flags)
+    assert all(FLAGS == {k for k, _ in f} for f in flags)
     assert all(len(n["ci95"]) == 2 and n["images"] <= COUNT for n in result["numbers"])
 
 
@@ -153,8 +156,53 @@ def test_wrong_prediction_files_are_user_errors(packed, tmp_path):
     np.savez(path, names=np.array(["a"]), found=np.array([True]), landmarks68=np.zeros((1, 68, 3)))
     with pytest.raises(UserError, match="none of the 9 images"):
         score("aflw2000", packed, path)
-    with pytest.raises(UserError, match="unknown protocol 'now'; valid: aflw2000"):
-        score("now", packed, path)
+    with pytest.raises(UserError, match="unknown protocol 'nosuch'; valid: .*aflw2000"):
+        score("nosuch", packed, path)
+
+
+def test_errors_of_single_images_are_kept_in_name_order(packed):
+    data = load_aflw2000(packed)
+    steps = np.arange(COUNT)[:, None, None] * [1.0, 0, 0]
+    result = score_aflw2000(data, perfect(data, landmarks68=data.landmarks68 + steps))
+    span = np.ptp(data.landmarks68[..., :2], axis=1)
+    expected = 100 * np.arange(COUNT) / np.sqrt(span.prod(axis=1))
+    np.testing.assert_allclose(unpacked(result["per_image"]["nme_68"]), expected, atol=6e-4)
+    assert result["per_image"]["bins"] == "000111222"
+    assert "per_image" not in score_aflw2000(data, perfect(data), per_image=False)
+
+
+def test_the_released_subset_needs_the_complete_set_and_drops_two(packed, monkeypatch):
+    data = load_aflw2000(packed)
+    with pytest.raises(UserError, match=r"complete set of 2,000 photos, and there are 9"):
+        score_aflw2000(data, perfect(data), subset="released-2dasl")
+    with pytest.raises(UserError, match="unknown subset 'other'; valid: all, released-2dasl"):
+        score_aflw2000(data, perfect(data), subset="other")
+    monkeypatch.setattr(aflw2000, "COMPLETE", COUNT)
+    monkeypatch.setitem(aflw2000.SUBSETS, "released-2dasl", (1, 8))
+    bad = data.landmarks68.copy()
+    bad[[1, 8]] += 50
+    result = score_aflw2000(data, perfect(data, landmarks68=bad), subset="released-2dasl")
+    entry = number(result, **PRIMARY)
+    assert entry["value"] == 0 and entry["images"] == COUNT - 2
+    assert entry["flags"]["subset"] == "released-2dasl"
+    assert number(score_aflw2000(data, perfect(data, landmarks68=bad)), **PRIMARY)["value"] > 5
+
+
+def test_pose_numbers_leave_out_what_hopenets_rule_leaves_out(packed):
+    data = load_aflw2000(packed)
+    turned = data.pose_deg.copy()
+    turned[:, 1] += 10
+    result = score_aflw2000(data, perfect(data, pose_deg=turned))
+    assert number(result, "geodesic_error_deg", images="all")["value"] == pytest.approx(
+        10, abs=1e-3
+    )
+    far = face_labels()
+    far["pose_para"][4, 0] = np.radians(120.0)
+    write_packed(packed.parent / "far", far)
+    wide = load_aflw2000(packed.parent / "far")
+    result = score_aflw2000(wide, perfect(wide))
+    assert number(result, "yaw_error_deg", images="angles <= 99")["images"] == COUNT - 1
+    assert number(result, "yaw_error_deg", images="all")["images"] == COUNT
 
 
 def oracle(data, log=None):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lifemask.apps.commands import assets, benchmark, fit, reconstruct, train
+from lifemask.apps.commands import assets, benchmark, fit, reconstruct, synth, train
 from lifemask.assets import UserError
 
 EXIT_USER_ERROR = 2
@@ -28,6 +28,8 @@ app.command("fit")(fit.fit)
 app.add_typer(assets.app, name="assets")
 app.command("predict")(benchmark.predict)
 app.command("score")(benchmark.score)
+app.command("compare")(benchmark.compare)
+app.command("synth")(synth.synth)
 app.command("train", context_settings=train.CONTEXT)(train.train)
 
 

@@ -31,6 +31,11 @@ from lifemask.graphics.camera import euler_deg_from_rotation, rotation_from_eule
 
 DOWNLOAD_PAGE = "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm"
 
+COMPLETE = 2000
+"""Photos of the complete set."""
+PHOTO_PX = 450
+"""Width and height of every photo."""
+
 _MAT_SHAPES: dict[str, tuple[int, ...]] = {
     "pt3d_68": (3, 68),
     "pt2d": (2, 21),

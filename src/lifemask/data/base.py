@@ -122,6 +122,47 @@ def read_jpegs(tars: Iterable[Path]) -> dict[str, UInt8[ndarray, "h w 3"]]:
     return images
 
 
+class JpegTars:
+    """The JPEGs of some tar files by file name without suffix; the tars are listed once."""
+
+    def __init__(self, tars: Iterable[Path]) -> None:
+        """List the members.
+
+        Raises:
+            UserError: a tar file that is missing or cannot be read.
+        """
+        self._place: dict[str, tuple[Path, int, int]] = {}
+        for path in tars:
+            try:
+                with tarfile.open(path) as archive:
+                    for member in archive:
+                        if member.isfile() and member.name.endswith(".jpg"):
+                            place = (path, member.offset_data, member.size)
+                            self._place[Path(member.name).stem] = place
+            except (OSError, tarfile.TarError) as error:
+                raise UserError(f"cannot read {path}: {error}") from error
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a picture of that name."""
+        return name in self._place
+
+    def read(self, name: str) -> UInt8[ndarray, "h w 3"]:
+        """A picture (h, w, 3), RGB.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        from PIL import Image
+
+        if name not in self._place:
+            raise UserError(f"no {name}.jpg in the tar files")
+        path, start, size = self._place[name]
+        with path.open("rb") as stream:
+            stream.seek(start)
+            with Image.open(io.BytesIO(stream.read(size))) as image:
+                return np.asarray(image.convert("RGB"))
+
+
 def read_labels(path: Path) -> dict[str, ndarray]:
     """All arrays of a label file, each read once.
 

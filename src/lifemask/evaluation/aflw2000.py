@@ -3,16 +3,15 @@
 Every choice in which published numbers differ is a flag or a fixed rule. The normaliser is
 `sqrt(w h)` of the 68-point box of the truth that is scored, for every point set (AFLW-21: of the
 original 68). "Mean" is the mean over three bins of the fitted yaw unless `pool` says "images".
-All photos count, misses included.
-Coordinates are compared as stored: 0-based predictions against the numbers in the label files.
-Whoever scores 1-based output must subtract 1 first (it moved one system from 3.79 to 3.93).
+All photos count, misses included. Coordinates are compared as stored: 0-based predictions against
+the numbers in the label files. Whoever scores 1-based output says so (`--one-based`; counting from
+the wrong pixel moved one system from 3.79 to 3.93). Definitions and traps: `docs/evaluation.md`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,9 +19,12 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from lifemask.data.aflw2000 import Aflw2000
+from lifemask.assets import UserError
+from lifemask.data.aflw2000 import COMPLETE, PHOTO_PX, Aflw2000
 from lifemask.evaluation import metrics
+from lifemask.evaluation.aflw2000_dense import DenseCase
 from lifemask.evaluation.align import DepthAlignment
+from lifemask.evaluation.checks import suspicions
 from lifemask.evaluation.metrics import PointSet, Pool
 from lifemask.evaluation.predictions import Predictions, matched
 from lifemask.facemodel.landmarks import convert
@@ -30,6 +32,11 @@ from lifemask.graphics.camera import euler_deg_from_rotation, rotation_from_eule
 
 POSE_LIMIT_DEG = 99.0  # Hopenet's rule (Ruiz et al., CVPRW 2018): 1,969 of 2,000 photos remain
 Truth = Literal["original", "reannotated", "aflw21"]
+Subset = Literal["all", "released-2dasl"]
+
+SUBSETS: dict[Subset, tuple[int, ...]] = {"all": (), "released-2dasl": (1081, 1798)}
+"""Photos that are left out, 0-based in name order of the complete set. The script that scored
+2DASL's released predictions drops two; a number on that subset is comparable with nothing else."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class NmeFlags:
         dims: 2, or 3 with w.
         pool: mean of the three bin means, or mean over images.
         z_align: origin of w when `dims` is 3; "min" is the published code, "mean" is lower.
+        subset: which photos, see `SUBSETS`.
     """
 
     gt: Truth = "original"
@@ -49,6 +57,7 @@ class NmeFlags:
     dims: Literal[2, 3] = 2
     pool: Pool = "bins"
     z_align: DepthAlignment = "none"
+    subset: Subset = "all"
 
 
 STANDARD_FLAGS = (
@@ -63,37 +72,111 @@ STANDARD_FLAGS = (
     NmeFlags(dims=3, z_align="mean"),
     NmeFlags(points=51, dims=3, z_align="mean"),
 )
+PER_IMAGE = {
+    NmeFlags(): "nme_68",
+    NmeFlags(points=51): "nme_51",
+    NmeFlags(gt="reannotated"): "nme_68_reannotated",
+}
+"""Numbers whose errors per image are kept, with their keys in "per_image"."""
 
 
-def score_aflw2000(data: Aflw2000, predictions: Predictions) -> dict[str, Any]:
+def score_aflw2000(
+    data: Aflw2000,
+    predictions: Predictions,
+    *,
+    subset: Subset = "all",
+    per_image: bool = True,
+    dense: DenseCase | None = None,
+) -> dict[str, Any]:
     """All numbers of the protocol as plain, JSON-ready values.
+
+    Args:
+        data: the labels.
+        predictions: of any system, in any order; an image they do not mention is a miss.
+        subset: key of `SUBSETS`.
+        per_image: also give the errors of single images (`metrics.unpacked` reads them).
+        dense: dense predictions and the face model of the dense truth, if they are to be scored.
 
     Returns:
         "images", "misses" (total and by bin), "numbers": a list with one entry per metric, each
         holding its `flags`, `value`, `bins`, `ci95` (bootstrap over images) and, where faces were
         missed, `value_found_only`. A number that the data or the system cannot give (no depth,
-        no re-annotation) is listed under "not_scored" with the reason.
+        no re-annotation) is listed under "not_scored" with the reason; "checks" holds suspicions
+        about the predictions (`evaluation.checks`), "per_image" bins and errors in name order.
+
+    Raises:
+        UserError: an unknown subset, a subset of data that are not the complete set, or
+            predictions that name none of the images.
     """
+    data = chosen(data, subset)
     predictions = matched(predictions, data.names)
     bins = metrics.yaw_bins(data.bin_yaw_deg)
-    missed = ~predictions.found
-    numbers, not_scored = [], []
-    for flags in STANDARD_FLAGS:
-        reason = _why_not(flags, data, predictions)
-        if reason:
-            not_scored.append({"metric": "nme_percent", "flags": asdict(flags), "reason": reason})
-        else:
-            numbers.append(_nme_entry(flags, data, predictions, bins))
+    numbers, not_scored, errors = _nme_entries(data, predictions, bins, subset)
     numbers += list(_pose_entries(data, predictions, bins))
-    by_bin = {n: int(missed[bins == k].sum()) for k, n in enumerate(metrics.BIN_NAMES)}
-    return {
+    result = {
         "images": len(data),
-        "images_by_bin": {n: int((bins == k).sum()) for k, n in enumerate(metrics.BIN_NAMES)},
-        "misses": {"total": int(missed.sum()), "by_bin": by_bin, "scored_as": "centre of true box"},
+        "images_by_bin": _by_bin(np.ones(len(data), bool), bins),
+        "misses": {
+            "total": int((~predictions.found).sum()),
+            "by_bin": _by_bin(~predictions.found, bins),
+            "scored_as": "centre of true box",
+        },
         "official_boxes": data.boxes_are_official,
         "numbers": numbers,
         "not_scored": not_scored,
+        "checks": suspicions(
+            predictions.landmarks68, data.landmarks68, predictions.found, data.boxes, _widths(data)
+        ),
     }
+    if dense is not None:
+        result["dense"] = dense.score(data, bins)
+    if per_image:
+        result["per_image"] = {"bins": "".join(map(str, bins))} | errors
+    return result
+
+
+def chosen(data: Aflw2000, subset: Subset) -> Aflw2000:
+    """The photos of a subset.
+
+    Raises:
+        UserError: an unknown subset, or not the complete set of 2,000 photos.
+    """
+    if subset not in SUBSETS:
+        raise UserError(f"unknown subset {subset!r}; valid: {', '.join(SUBSETS)}")
+    dropped = SUBSETS[subset]
+    if dropped and len(data) != COMPLETE:
+        raise UserError(
+            f"the subset {subset!r} is defined on the complete set of {COMPLETE:,} photos, and"
+            f" there are {len(data)}"
+        )
+    return data.subset(np.setdiff1d(np.arange(len(data)), dropped)) if dropped else data
+
+
+def _nme_entries(
+    data: Aflw2000, predictions: Predictions, bins: ndarray, subset: Subset
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, str]]:
+    """Numbers, what cannot be scored, and errors per image of the numbers that curves show."""
+    numbers, not_scored, errors = [], [], {}
+    for plain in STANDARD_FLAGS:
+        flags = replace(plain, subset=subset)
+        reason = _why_not(flags, data, predictions)
+        if reason:
+            not_scored.append({"metric": "nme_percent", "flags": asdict(flags), "reason": reason})
+            continue
+        values = nme_per_image(flags, data, predictions)
+        numbers.append(_nme_entry(flags, values, predictions.found, bins))
+        if plain in PER_IMAGE:
+            errors[PER_IMAGE[plain]] = metrics.packed(values)
+    return numbers, not_scored, errors
+
+
+def _by_bin(mask: ndarray, bins: ndarray) -> dict[str, int]:
+    return {name: int(mask[bins == k].sum()) for k, name in enumerate(metrics.BIN_NAMES)}
+
+
+def _widths(data: Aflw2000) -> ndarray:
+    """Widths (n,) of the photos in px: all of this data set are 450 px."""
+    return np.full(len(data), float(PHOTO_PX))
 
 
 def nme_per_image(flags: NmeFlags, data: Aflw2000, predictions: Predictions) -> Float[ndarray, "n"]:
@@ -129,15 +212,13 @@ def _why_not(flags: NmeFlags, data: Aflw2000, predictions: Predictions) -> str:
     return ""
 
 
-def _nme_entry(
-    flags: NmeFlags, data: Aflw2000, predictions: Predictions, bins: ndarray
-) -> dict[str, Any]:
-    values = nme_per_image(flags, data, predictions)
-    entry = {"metric": "nme_percent", "flags": asdict(flags)}
-    entry |= metrics.summary(values, bins, flags.pool, _rounded)
-    if not predictions.found.all():
-        found_only = np.where(predictions.found, values, np.nan)
-        entry["value_found_only"] = _rounded(metrics.pooled(found_only, bins, flags.pool))
+def _nme_entry(flags: NmeFlags, values: ndarray, found: ndarray, bins: ndarray) -> dict[str, Any]:
+    entry: dict[str, Any] = {"metric": "nme_percent"}
+    entry["flags"] = asdict(flags) | {"misses": int((~found).sum())}
+    entry |= metrics.summary(values, bins, flags.pool)
+    if not found.all():
+        found_only = np.where(found, values, np.nan)
+        entry["value_found_only"] = metrics.rounded(metrics.pooled(found_only, bins, flags.pool))
     return entry
 
 
@@ -166,11 +247,4 @@ def _pose_entries(
         for metric, values in columns.items():
             flags = {"images": images, "pool": "images", "misses": "scored as frontal"}
             kept = np.where(mask, values, np.nan)
-            yield {"metric": metric, "flags": flags} | metrics.summary(
-                kept, bins, "images", _rounded
-            )
-
-
-def _rounded(value: float) -> float | None:
-    """Four decimals; None for what JSON cannot hold."""
-    return round(value, 4) if math.isfinite(value) else None
+            yield {"metric": metric, "flags": flags} | metrics.summary(kept, bins, "images")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -13,16 +13,46 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from lifemask.assets import UserError
-from lifemask.data.aflw2000 import Aflw2000
 from lifemask.evaluation.predictions import Predictions, load_predictions, save_predictions
 from lifemask.evaluation.score import load_entry, lookup
 from lifemask.types import Face
 
-DATASETS = {"aflw2000": "lifemask.data.aflw2000:load_aflw2000"}
+DATASETS = {
+    "aflw2000": "lifemask.data.aflw2000:load_aflw2000",
+    "aflw21": "lifemask.data.aflw21:load_aflw21_test",
+    "ytf68": "lifemask.data.ytf68:load_ytf68_test",
+}
 """Data-set name to its loader, as an import string."""
+
+
+class PhotoSet(Protocol):
+    """What `predict` needs of a data set."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """N image names."""
+        ...
+
+    @property
+    def boxes(self) -> ndarray:
+        """The benchmark's square crops (n, 4), edges in photo px."""
+        ...
+
+    @property
+    def landmarks68(self) -> ndarray | None:
+        """True points (n, 68, 2 or 3), or None: then no detector can be matched to the truth."""
+        ...
+
+    def image(self, index: int) -> ndarray:
+        """A photo (h, w, 3) uint8 RGB."""
+        ...
+
 
 SCORED_SET = "ibug68-3d-bfm"
 """Landmark convention of AFLW2000-3D's truth: the jaw on the 3D contour of a BFM fit."""
+
+SCORED_SETS = {"aflw2000": SCORED_SET, "aflw21": SCORED_SET, "ytf68": "ict68"}
+"""Landmark convention in which each data set is predicted."""
 
 BoxSource = Literal["official", "detector"]
 MethodName = Literal["landmarker", "fit"]
@@ -73,22 +103,25 @@ def predict(
     Raises:
         UserError: unknown data set, method or box source, unreadable data, missing weights.
     """
-    photos: Aflw2000 = load_entry(lookup(DATASETS, dataset, "data set"))(data)
+    photos: PhotoSet = load_entry(lookup(DATASETS, dataset, "data set"))(data)
     out = Path(out)
     partial = out.with_name(out.name + ".partial.npz")
-    meta = {"dataset": dataset, "box": box} | (_own_meta(method, weights) if system is None else {})
+    convention = SCORED_SETS[dataset]
+    meta = {"dataset": dataset, "box": box}
+    meta |= _own_meta(method, weights, convention) if system is None else {}
     state = _resumed(partial, photos, meta) if resume else _empty(meta)
-    run = system or load_system(method, weights, threads)
+    run = system or load_system(method, weights, threads, convention)
     faces = _face_source(photos, box)
-    for index in range(len(state.names), len(photos)):
+    count = len(photos.names)
+    for index in range(len(state.names), count):
         state = _appended(state, photos.names[index], _one(run, photos, faces, index))
         if (index + 1) % _SAVE_EVERY == 0:
             save_predictions(partial, state)
         if progress:
-            progress(index + 1, len(photos))
+            progress(index + 1, count)
     save_predictions(out, state)
     partial.unlink(missing_ok=True)
-    _log.info("%s: %d photos, %d missed", out, len(photos), int((~state.found).sum()))
+    _log.info("%s: %d photos, %d missed", out, count, int((~state.found).sum()))
     return out
 
 
@@ -96,8 +129,9 @@ def load_system(
     method: MethodName = "landmarker",
     weights: Literal["open", "research"] = "research",
     threads: int = 1,
+    convention: str = SCORED_SET,
 ) -> System:
-    """The landmarker or fitter of lifemask as a `System`.
+    """The landmarker or fitter of lifemask as a `System` that returns points of a 68 set.
 
     Raises:
         AssetError: missing or broken weights.
@@ -121,14 +155,14 @@ def load_system(
         mean_head = model.landmarks(neutral, landmarks.convention)
         camera = procrustes_camera(mean_head, landmarks.points, landmarks.sigma_px**-2)
         return (
-            convert(landmarks.points, landmarks.convention, SCORED_SET).numpy(),
+            convert(landmarks.points, landmarks.convention, convention).numpy(),
             euler_deg_from_rotation(camera.rotation).numpy(),
         )
 
     def run_fit(image: ndarray, face: Face | Box) -> tuple[ndarray, ndarray]:
         height, width = image.shape[:2]
         geometry = fit_landmarks(landmarker(image, face), model, image_size=(width, height))
-        points = project(model.landmarks(geometry.vertices_mm, SCORED_SET), geometry.camera)
+        points = project(model.landmarks(geometry.vertices_mm, convention), geometry.camera)
         return points.numpy(), euler_deg_from_rotation(geometry.camera.rotation).numpy()
 
     return run_fit if method == "fit" else run_landmarker
@@ -151,7 +185,7 @@ def best_overlap(boxes: Float[ndarray, "n 4"], box: Float[ndarray, "4"]) -> tupl
 
 
 def _face_source(
-    photos: Aflw2000, source: BoxSource
+    photos: PhotoSet, source: BoxSource
 ) -> Callable[[ndarray, int], Face | Box | None]:
     """Function from photo and index to the face that the landmarker gets, None for a miss."""
 
@@ -162,13 +196,17 @@ def _face_source(
         return official
     if source != "detector":
         raise UserError(f"unknown box source {source!r}; valid: detector, official")
+    if photos.landmarks68 is None:
+        raise UserError("this data set has no 68 true points to tell which face was meant: use"
+                        " the box 'official'")  # fmt: skip
     from lifemask.faces.detect import load_detector
 
+    truth68 = photos.landmarks68
     detector = load_detector()
 
     def detected(image: UInt8[ndarray, "h w 3"], index: int) -> Face | None:
         faces = detector(image)
-        truth = photos.landmarks68[index, :, :2]
+        truth = truth68[index, :, :2]
         true_box = np.concatenate([truth.min(axis=0), truth.max(axis=0)])
         found = np.array([face.box for face in faces], dtype=np.float64).reshape(-1, 4)
         best, overlap = best_overlap(found, true_box)
@@ -177,22 +215,20 @@ def _face_source(
     return detected
 
 
-def _one(run: System, photos: Aflw2000, faces: Any, index: int) -> tuple[ndarray, ndarray] | None:
-    from lifemask.faces.image import load_image
-
-    image = load_image(photos.image_paths[index])
+def _one(run: System, photos: PhotoSet, faces: Any, index: int) -> tuple[ndarray, ndarray] | None:
+    image = photos.image(index)
     face = faces(image, index)
     return None if face is None else run(image, face)
 
 
-def _own_meta(method: str, weights: str) -> dict[str, str]:
+def _own_meta(method: str, weights: str, convention: str) -> dict[str, str]:
     from lifemask import __version__
 
     return {
         "system": f"lifemask {__version__}",
         "method": method,
         "weights": weights,
-        "convention": SCORED_SET,
+        "convention": convention,
     }
 
 
@@ -200,7 +236,7 @@ def _empty(meta: dict[str, str]) -> Predictions:
     return Predictions((), np.zeros(0, bool), np.zeros((0, 68, 3)), np.zeros((0, 3)), meta)
 
 
-def _resumed(partial: Path, photos: Aflw2000, meta: dict[str, str]) -> Predictions:
+def _resumed(partial: Path, photos: PhotoSet, meta: dict[str, str]) -> Predictions:
     """What an interrupted run has finished, if it had the same settings and photos."""
     if partial.is_file():
         try:

@@ -1,4 +1,4 @@
-"""`lifemask predict` and `lifemask score`: predict a benchmark once, score it many times."""
+"""`lifemask predict`, `score` and `compare`: predict a benchmark once, score it many times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lifemask.assets import UserError
 
 
 def predict(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="aflw2000.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="aflw2000, aflw21 or ytf68.")],
     data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the data set.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.npz", help="Predictions.")],
     method: Annotated[
@@ -50,23 +50,90 @@ def predict(
     typer.echo(f"predictions: {path}")
 
 
+_Data = Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of the data set.")]
+_Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there.")
+]
+_Form = Annotated[
+    str,
+    typer.Option(
+        "--format", metavar="auto|npz|array|pts", help="Of point predictions; see docs/evaluation."
+    ),
+]
+_OneBased = Annotated[
+    bool, typer.Option("--one-based", help="The predictions count pixels from 1: subtract 1.")
+]
+
+
 def score(
-    protocol: Annotated[str, typer.Argument(metavar="PROTOCOL", help="aflw2000.")],
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the data set.")],
+    protocol: Annotated[str, typer.Argument(metavar="PROTOCOL", help="See docs/evaluation.md.")],
+    data: _Data,
     predictions: Annotated[
-        Path, typer.Option(metavar="FILE.npz", help="Of lifemask or any other system.")
+        Path,
+        typer.Option(metavar="PATH", help="Points or meshes, of lifemask or any other system."),
     ],
-    json_path: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there.")
+    json_path: _Json = None,
+    form: _Form = "auto",
+    one_based: _OneBased = False,
+    subset: Annotated[
+        str, typer.Option(metavar="all|released-2dasl", help="Photos of AFLW2000-3D.")
+    ] = "all",
+    dense: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="AFLW2000-3D: predicted vertices too.")
     ] = None,
+    basis: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Model_Shape.mat and Model_Exp.mat.")
+    ] = None,
+    per_image: Annotated[
+        bool, typer.Option(help="Keep the errors of single images, for curves.")
+    ] = False,
 ) -> None:
     """Score predictions on a benchmark and print the numbers."""
     import json
 
+    from lifemask.evaluation.readers import PointOptions
     from lifemask.evaluation.score import score as run
 
-    result = run(protocol, data, predictions, json_path)
+    options = PointOptions(
+        form=form,  # pyright: ignore[reportArgumentType]
+        one_based=one_based,
+        per_image=per_image,
+        subset=subset,
+        dense=dense,
+        basis=basis,
+    )
+    result = run(protocol, data, predictions, json_path, options=options)
     typer.echo(json.dumps(result, indent=1))
+    for check in result.get("checks", []):
+        if check["suspicious"]:
+            typer.echo(f"warning: {check['check']}? {check['message']}", err=True)
+
+
+def compare(
+    protocol: Annotated[str, typer.Argument(metavar="PROTOCOL", help="One that scores points.")],
+    first: Annotated[Path, typer.Argument(metavar="FIRST", help="Predictions of one system.")],
+    second: Annotated[Path, typer.Argument(metavar="SECOND", help="Of the other.")],
+    data: _Data,
+    json_path: _Json = None,
+    form: _Form = "auto",
+    one_based: _OneBased = False,
+) -> None:
+    """Two systems on the same images: differences with paired intervals; negative: first better."""
+    from lifemask.evaluation.compare import compare as run
+    from lifemask.evaluation.readers import PointOptions
+    from lifemask.evaluation.score import write_json
+
+    options = PointOptions(form=form, one_based=one_based)  # pyright: ignore[reportArgumentType]
+    result = run(protocol, data, first, second, options=options)
+    if json_path is not None:
+        write_json(json_path, result)
+    for entry in result["differences"]:
+        low, high = entry["ci95"]
+        typer.echo(
+            f"{entry['metric']} (mean of {entry['pool']}): {entry['first']} - {entry['second']} ="
+            f" {entry['difference']}, 95 % {low} to {high}"
+            + ("" if entry["significant"] else ": no difference shown")
+        )
 
 
 def _npz(path: Path) -> Path:

@@ -1,0 +1,226 @@
+"""Pages from stored scores: tables, cumulative curves, published numbers beside ours.
+
+Everything here takes what `evaluation.score` wrote (and `benchmarks/published.json`), nothing else:
+no data set and no network is needed to write a report again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lifemask.evaluation import metrics
+from lifemask.evaluation.canvas import Canvas
+from lifemask.evaluation.charts import cumulative_canvas
+
+Result = dict[str, Any]
+CURVES = {
+    "nme_68": (68, "68 points"),
+    "nme_51": (51, "inner 51 points"),
+    "nme_21": (21, "21 points"),
+}
+"""Keys of "per_image" that have a curve: number of points, and words for the title."""
+
+CELL = "-"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def number_text(value: float | None, digits: int = 2) -> str:
+    """A number for a table; a dash where there is none."""
+    return CELL if value is None else f"{value:.{digits}f}"
+
+
+def with_interval(entry: Result) -> str:
+    """Value and interval of one number, "4.60 (3.97-5.40)"."""
+    low, high = entry.get("ci95") or (None, None)
+    value = number_text(entry["value"])
+    return value if low is None else f"{value} ({number_text(low)}-{number_text(high)})"
+
+
+def numbers_with(result: Result, metric: str = "nme_percent", **flags: Any) -> list[Result]:
+    """The entries of a result whose flags contain the given ones."""
+    return [
+        entry
+        for entry in result["numbers"]
+        if entry["metric"] == metric and flags.items() <= entry["flags"].items()
+    ]
+
+
+def one_number(result: Result, metric: str = "nme_percent", **flags: Any) -> Result:
+    """The one entry whose flags contain the given ones.
+
+    Raises:
+        ValueError: there is none, or several.
+    """
+    found = numbers_with(result, metric, **flags)
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} numbers have the flags {flags}")
+    return found[0]
+
+
+def system_name(result: Result) -> str:
+    """What tables and legends call a scored system."""
+    if "system" in result:
+        system = result["system"]
+        return system if isinstance(system, str) else " ".join(system)
+    meta = result.get("predictions", {}).get("meta", {})
+    parts = [meta[key] for key in ("system", "method", "weights", "box") if key in meta]
+    return " ".join(parts) or result.get("predictions", {}).get("file", "unnamed")
+
+
+def groups(results: Mapping[str, Result]) -> dict[str, dict[str, Result]]:
+    """Scored results by data set ("aflw2000-dev"), each a mapping from name to result."""
+    out: dict[str, dict[str, Result]] = {}
+    for name, result in results.items():
+        if "protocol" in result and "numbers" in result:
+            out.setdefault(result.get("dataset", result["protocol"]), {})[name] = result
+    return out
+
+
+def curves(results: Mapping[str, Result]) -> dict[str, Canvas]:
+    """Cumulative error curves by file stem, one per data set and point set.
+
+    A legend shows each system's mean, pooled as the protocol's main number (over bins where the
+    stored result has bins).
+    """
+    out = {}
+    for dataset, scored in groups(results).items():
+        for key, (_, words) in CURVES.items():
+            errors, means = {}, {}
+            for result in scored.values():
+                kept = result.get("per_image", {})
+                if key in kept:
+                    name = system_name(result)
+                    errors[name] = metrics.unpacked(kept[key])
+                    means[name] = _pooled(errors[name], kept)
+            if errors:
+                title = f"{dataset}, {words}: share of images below an error"
+                out[f"{dataset}-{key}"] = cumulative_canvas(
+                    errors, title=title, statistic=means, x_max=_x_max(errors.values())
+                )
+    return out
+
+
+def difference_rows(
+    scored: Mapping[str, Result], reference: str, key: str = "nme_68"
+) -> list[list[str]]:
+    """Each system minus a reference on the same images: name, difference, 95 % interval.
+
+    Args:
+        scored: results of one data set by name.
+        reference: the name of one of them.
+        key: errors of "per_image" that are compared.
+    """
+    base = scored[reference].get("per_image", {})
+    rows = []
+    for name, result in scored.items():
+        kept = result.get("per_image", {})
+        if name == reference or key not in kept or key not in base:
+            continue
+        first, second = metrics.unpacked(kept[key]), metrics.unpacked(base[key])
+        bins = _bins(kept, len(first))
+        pool = "bins" if "bins" in kept else "images"
+        found = metrics.paired_difference(first, second, bins, pool)
+        low, high = found.ci95
+        verdict = "" if found.significant else "no difference shown"
+        rows.append(
+            [system_name(result), f"{found.value:+.2f}", f"{low:+.2f} to {high:+.2f}", verdict]
+        )
+    return rows
+
+
+def suspicion_rows(scored: Mapping[str, Result]) -> list[list[str]]:
+    """Systems whose predictions look wrong: name, check, advice."""
+    return [
+        [system_name(result), check["check"], check["message"]]
+        for result in scored.values()
+        for check in result.get("checks", [])
+        if check["suspicious"]
+    ]
+
+
+def published_lines(
+    published: Result, protocol: str, ours: Mapping[str, Result] | None = None
+) -> list[str]:
+    """Markdown tables of others' numbers for one protocol, ours below where flags agree.
+
+    Args:
+        published: content of `benchmarks/published.json`.
+        protocol: key of `evaluation.score.PROTOCOLS`.
+        ours: our results of that protocol by name; rows are added where a result has a number
+            with the table's flags.
+    """
+    lines: list[str] = []
+    for entry in published["tables"]:
+        if entry["protocol"] != protocol:
+            continue
+        columns = entry["columns"]
+        rows = [
+            [row["method"], *(_cell(row["values"].get(c)) for c in columns), _mark(row)]
+            for row in entry["rows"]
+        ]
+        for result in (ours or {}).values():
+            if row := _our_row(result, entry):
+                rows.append(row)
+        lines += [f"**{entry['table']}**", "", *table(("method", *columns, "mark"), rows), ""]
+    return lines
+
+
+def score_lines(scored: Mapping[str, Result]) -> list[str]:
+    """A plain table of every number of some results: for protocols without a page of their own."""
+    rows = []
+    for result in scored.values():
+        for entry in result["numbers"]:
+            flags = ", ".join(f"{k} {v}" for k, v in entry["flags"].items() if k != "misses")
+            count = entry.get("images", entry.get("meshes", ""))
+            misses = entry["flags"].get("misses", result.get("misses", {}).get("total", ""))
+            row = [system_name(result), entry["metric"], flags, with_interval(entry)]
+            rows.append([*row, str(count), str(misses)])
+    return table(("system", "number", "flags", "value (95 %)", "scored", "missed"), rows)
+
+
+def _our_row(result: Result, entry: Result) -> list[str] | None:
+    """Our numbers in a published table's columns, or None where no number has its flags."""
+    if "points" not in entry["flags"] or "numbers" not in result:
+        return None
+    found = numbers_with(result, **entry["flags"])
+    if len(found) != 1:
+        return None
+    values = found[0].get("bins", {}) | {"mean": found[0]["value"]}
+    cells = [_cell(values.get(column)) for column in entry["columns"]]
+    photos = f"ours, {result.get('dataset', 'full set')}, {result['images']} images"
+    missed = result.get("misses", {}).get("total", 0)
+    return [f"**{system_name(result)}**", *cells, photos + (f", {missed} missed" if missed else "")]
+
+
+def _cell(value: float | None) -> str:
+    return CELL if value is None else f"{value:g}" if value >= 20 else f"{value:.3g}"
+
+
+def _mark(row: Result) -> str:
+    return f"{row['mark']}: {row['source']}" if row.get("source") else row["mark"]
+
+
+def _pooled(errors: np.ndarray, kept: Result) -> float:
+    pool = "bins" if "bins" in kept else "images"
+    value = metrics.pooled(errors, _bins(kept, len(errors)), pool)
+    return (
+        value if np.isfinite(value) else metrics.pooled(errors, _bins(kept, len(errors)), "images")
+    )
+
+
+def _bins(kept: Result, count: int) -> np.ndarray:
+    return np.array([int(b) for b in kept["bins"]]) if "bins" in kept else np.zeros(count, int)
+
+
+def _x_max(errors: Iterable[np.ndarray]) -> float:
+    """A round right end that shows nine in ten images of the worst system."""
+    high = max(float(np.nanpercentile(values, 90)) for values in errors)
+    return next((x for x in (5.0, 8.0, 10.0, 15.0, 20.0, 30.0) if x >= high), 40.0)
