@@ -1,16 +1,31 @@
-"""Checkpoints without pickle: tensors in safetensors, the rest in json, replaced as one."""
+"""Checkpoints without pickle: tensors in safetensors, the rest in json, replaced as one.
+
+A run's folder holds
+
+    checkpoint.safetensors   the newest state: weights, averaged weights, optimiser; + .json
+    best.safetensors         the state with the best value of the run's validation metric; + .json
+    checkpoints/step-*.safetensors   earlier states, if the run keeps any
+
+The json beside a checkpoint is a copy, for people, of what the file itself carries: step, recipe,
+metrics, commit, seed, package versions, licence tag.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lifemask.assets import UserError
+
+NEWEST, BEST, EARLIER = "checkpoint", "best", "checkpoints"
 
 
 def save_checkpoint(
@@ -19,7 +34,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
 ) -> None:
-    """Write `checkpoint.safetensors`; a kill at any moment leaves the old or the new one.
+    """Write `checkpoint.safetensors` and its json; a kill at any moment leaves old or new.
 
     Args:
         folder: of the run.
@@ -35,14 +50,11 @@ def save_checkpoint(
     for number, entry in optimizer.state_dict()["state"].items():
         for key, value in entry.items():
             tensors[f"optimizer/{number}/{key}"] = torch.as_tensor(value)
-    tensors["random/torch"] = torch.get_rng_state()
-    data = save(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-        metadata={"state": json.dumps(state)},
-    )
-    temporary = folder / ".checkpoint.part"
-    temporary.write_bytes(data)
-    temporary.replace(folder / "checkpoint.safetensors")
+    temporary = folder / f".{NEWEST}.part"
+    plain = {k: v.detach().cpu().contiguous() for k, v in _apart(tensors).items()}
+    save_file(plain, temporary, metadata={"state": json.dumps(state)})
+    _settle(temporary, folder / f"{NEWEST}.safetensors")
+    write_json(folder / f"{NEWEST}.json", state)
 
 
 def load_checkpoint(
@@ -51,12 +63,12 @@ def load_checkpoint(
     """Restore what `save_checkpoint` wrote and return its plain values; None if there is none.
 
     Raises:
-        UserError: the checkpoint does not fit the modules.
+        UserError: the checkpoint is damaged or does not fit the modules.
     """
-    path = folder / "checkpoint.safetensors"
+    path = folder / f"{NEWEST}.safetensors"
     if not path.is_file():
         return None
-    tensors = load_file(path)
+    tensors = _read(path)
     try:
         for name, module in modules.items():
             module.load_state_dict(_under(tensors, f"module/{name}/"))
@@ -69,16 +81,93 @@ def load_checkpoint(
         entries.setdefault(int(number), {})[field] = _laid_out_like(value, parameters[int(number)])
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
-    torch.set_rng_state(tensors["random/torch"])
     return read_state(path)
 
 
+def keep_earlier(folder: Path, step: int, keep: int) -> None:
+    """File the newest checkpoint under its step too, and drop all but the last `keep` of those."""
+    place = folder / EARLIER
+    place.mkdir(exist_ok=True)
+    for suffix in (".safetensors", ".json"):
+        _link(folder / f"{NEWEST}{suffix}", place / f"step-{step:08d}{suffix}")
+    for path in sorted(place.glob("step-*.safetensors"))[:-keep]:
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink()
+
+
+def mark_best(folder: Path) -> None:
+    """Make the newest checkpoint the run's best one; costs no disk space of its own."""
+    for suffix in (".safetensors", ".json"):
+        _link(folder / f"{NEWEST}{suffix}", folder / f"{BEST}{suffix}")
+
+
+def averaged_weights(run: Path, which: str = NEWEST) -> dict[str, Tensor]:
+    """Averaged weights of a run.
+
+    Args:
+        run: folder of the run.
+        which: "checkpoint" (the newest) or "best".
+
+    Raises:
+        UserError: the run has no such checkpoint, or it is damaged.
+    """
+    path = run / f"{which}.safetensors"
+    if not path.is_file():
+        raise UserError(f"{run} has no {which}.safetensors: train it first")
+    return _under(_read(path), "module/averaged/")
+
+
 def read_state(path: Path) -> dict[str, Any]:
-    """The plain values of a checkpoint."""
+    """The plain values of a checkpoint file."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
         return json.loads(file.metadata()["state"])
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a json file so that it is either the old or the new one."""
+    temporary = path.with_name(f".{path.name}.part")
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        remedy = f"delete it, or put one of {EARLIER}/ in its place"
+        raise UserError(f"{path} is damaged ({error}): {remedy}") from error
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, with a copy wherever two share memory, which the format forbids."""
+    seen: set[int] = set()
+    apart = {}
+    for key, value in tensors.items():
+        address = value.untyped_storage().data_ptr()
+        apart[key] = value.clone() if address in seen else value
+        seen.add(address)
+    return apart
+
+
+def _settle(temporary: Path, path: Path) -> None:
+    """Move a file into place once the disk has all of it."""
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _link(source: Path, path: Path) -> None:
+    """Give a file a second name (a copy where the disk cannot), replacing what had it."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(path)
 
 
 def _laid_out_like(value: Tensor, parameter: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from lifemask.assets import sha256
 from lifemask.nn.landmark_net import ExportNet, LandmarkNet, LandmarkNetConfig, config_from_dict
+from lifemask.training.run_log import git_commit
 
 OPSET = 18
 TOLERANCE_PX = 0.02
@@ -154,20 +154,9 @@ def compare_engines(network: LandmarkNet, graph: bytes, batches: tuple[int, ...]
     return worst
 
 
-def git_commit() -> str:
-    """Hash of the checked-out commit, "" outside a repository."""
-    command = ["git", "rev-parse", "--short=12", "HEAD"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return result.stdout.strip()
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    from lifemask.training.checkpoint import read_state
-    from lifemask.training.landmarker import averaged_weights
+    from lifemask.training.checkpoint import averaged_weights, read_state
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)

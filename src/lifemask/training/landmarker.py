@@ -33,6 +33,7 @@ from lifemask.facemodel import load_face_model
 from lifemask.facemodel.landmarks import convert, flip_table
 from lifemask.nn.landmark_net import LandmarkNet, unit_from_crop_px
 from lifemask.nn.parametric import LandmarkModel, landmark_model
+from lifemask.training.checkpoint import averaged_weights
 from lifemask.training.landmark_loss import LandmarkLoss, SourceBatch
 from lifemask.training.loop import LoopConfig, train
 from lifemask.training.recipes import LANDMARKER, Family, LandmarkerRecipe
@@ -293,21 +294,6 @@ def loop_config(recipe: LandmarkerRecipe, run: Path, **changes: Any) -> LoopConf
         save_every=recipe.save_every,
     )
     return replace(config, **changes)
-
-
-def averaged_weights(run: Path) -> dict[str, Tensor]:
-    """Averaged weights of a run's checkpoint.
-
-    Raises:
-        UserError: the run has no checkpoint.
-    """
-    from safetensors.torch import load_file
-
-    path = run / "checkpoint.safetensors"
-    if not path.is_file():
-        raise UserError(f"{run} has no checkpoint")
-    prefix = "module/averaged/"
-    return {k[len(prefix) :]: v for k, v in load_file(path).items() if k.startswith(prefix)}
 
 
 def shipped_weights(name: str) -> dict[str, Tensor]:

@@ -1,15 +1,23 @@
-"""The training loop: batches by step number, averaged weights, evaluation, exact resume."""
+"""The training loop: batches by step number, averaged weights, evaluation, exact resume.
+
+    run/checkpoint.safetensors  +.json  everything needed to go on
+    run/best.safetensors        +.json  the best by the validation metric, if one is named
+    run/metrics.jsonl, curve.svg        losses, speed, held-out metrics
+
+A run is a function of its settings: data, random numbers and order depend on (seed, step, share of
+the batch) alone. Killed and started again by the same command, it ends with the same bytes.
+"""
 
 from __future__ import annotations
 
 import copy
-import json
+import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +25,17 @@ import torch
 from torch import Tensor, nn
 
 from lifemask.assets import UserError
-from lifemask.training.checkpoint import load_checkpoint, save_checkpoint
+from lifemask.training.average import Average
+from lifemask.training.batches import (
+    WorkerKind,
+    batches_ahead,
+    exit_with_parent,
+    to_device,
+)
+from lifemask.training.checkpoint import keep_earlier, load_checkpoint, mark_best, save_checkpoint
 from lifemask.training.recipes import OptimConfig
+from lifemask.training.run_log import RunLog, provenance
+from lifemask.training.stop import GO_ON, SIGNALLED, Interrupted, StopWatch
 
 logger = logging.getLogger(__name__)
 Batch = TypeVar("Batch")
@@ -31,14 +48,23 @@ class LoopConfig:
     Attributes:
         optim: optimiser and schedule.
         run: folder for checkpoints and `metrics.jsonl`.
-        seed: of torch's generator.
+        seed: of everything random in the loop.
         device: "cpu", "cuda" or "auto".
         precision: of lightning.fabric, e.g. "32-true" or "bf16-mixed".
         processes: data-parallel processes; on a CPU one thread each beats threads in one process.
-        workers: threads that make batches.
+        nodes: machines, each with that many processes (started there by torchrun or slurm).
+        workers: threads or processes that make batches; 0 makes them between the steps.
+        worker_kind: "thread" for makers that leave Python's lock (numpy, numba, torch), "process"
+            for those that hold it.
         evaluate_every: steps between evaluations; 0 only at the end.
         save_every: steps between checkpoints.
+        keep: earlier checkpoints to keep beside the newest; 0 none.
+        select: validation metric that marks the best checkpoint; "" marks none.
+        select_highest: the highest value of it is the best, not the lowest.
+        log_every: steps between lines of `metrics.jsonl`.
         seconds: stop (with a checkpoint) after so long; 0 runs to the end.
+        stop_after: stop after this step without evaluation or checkpoint; 0 runs to the end.
+        unused_parameters: with several processes, allow steps whose loss leaves some out.
         progress: draw a progress bar.
     """
 
@@ -48,10 +74,18 @@ class LoopConfig:
     device: str = "cpu"
     precision: str = "32-true"
     processes: int = 1
+    nodes: int = 1
     workers: int = 1
+    worker_kind: WorkerKind = "thread"
     evaluate_every: int = 500
     save_every: int = 500
+    keep: int = 0
+    select: str = ""
+    select_highest: bool = False
+    log_every: int = 50
     seconds: float = 0.0
+    stop_after: int = 0
+    unused_parameters: bool = False
     progress: bool = True
 
 
@@ -68,103 +102,334 @@ def train(
     network: nn.Module,
     criterion: nn.Module,
     make_batch: Callable[[int, int, int], Batch],
-    step_loss: Callable[[nn.Module, nn.Module, Batch, int], tuple[Tensor, dict[str, float]]],
+    step_loss: Callable[
+        [nn.Module, nn.Module, Batch, int], tuple[Tensor, Mapping[str, Tensor | float]]
+    ],
     evaluate: Callable[[nn.Module], dict[str, float]],
     config: LoopConfig,
     state: dict[str, Any],
+    on_step: Callable[[int], None] | None = None,
 ) -> nn.Module:
     """Train `network` and the parameters of `criterion`; resumes from the run's checkpoint.
 
     A batch depends on its step number alone, so a resumed run repeats an uninterrupted one. With
     several processes lightning starts this program again for each; all but the first only compute.
+    With gradient accumulation a process takes several shares of a step's batch one after another:
+    two processes, or one that accumulates over two shares, learn from the same batches.
 
     Args:
         network: what is trained; changed in place.
-        criterion: its parameters are trained as well, without weight decay.
-        make_batch: (step, rank, processes) -> that process's share of the step's batch; called in
-            worker threads, ahead of its use.
-        step_loss: (network, criterion, batch, step) -> (scalar, parts by name).
-        evaluate: averaged network -> metrics by name.
+        criterion: its parameters are trained as well, without weight decay; computed in float32
+            whatever the precision of the network.
+        make_batch: (step, share, shares) -> that share of the step's batch; called in workers,
+            ahead of its use. Any nest of dataclasses, tuples, lists and dicts with tensors.
+        step_loss: (network, criterion, batch on the device, step) -> (scalar, parts by name).
+            Return parts as detached tensors: numbers would make a GPU wait at every step.
+        evaluate: averaged network -> validation metrics by name; in the first process only.
         config: how to run.
         state: plain values to keep in the checkpoint.
+        on_step: called with the number of finished steps after each of them.
 
     Returns:
-        The network with averaged weights.
+        The network with averaged weights, the same in every process.
 
     Raises:
-        UserError: lightning is not installed, or the checkpoint is of another network.
+        UserError: lightning is not installed, the checkpoint is of another network, the batch
+            does not split evenly, or the loss is not finite any more.
+        Interrupted: SIGINT or SIGTERM came; the checkpoint is written.
+        BatchError: a worker process failed.
     """
-    fabric = _fabric(config)
-    fabric.launch()
-    first_process = fabric.global_rank == 0
-    torch.manual_seed(config.seed)
-    config.run.mkdir(parents=True, exist_ok=True)
-    averaged = copy.deepcopy(network).eval().requires_grad_(False)
-    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    optimizer = _optimizer(network, criterion, config.optim)
-    modules = {"network": network, "averaged": averaged, "criterion": criterion}
-    found = load_checkpoint(config.run, modules, optimizer)
-    first = int(found["step"]) if found else 0
-    wrapped, optimizer = fabric.setup(network, optimizer)
-    averaged.to(fabric.device)
-    wrapped_criterion = fabric.setup_module(criterion)
-    log = _Log(config, first) if first_process else None
-    started = time.monotonic()
-
-    def share(step: int) -> Batch:
-        return make_batch(step, fabric.global_rank, fabric.world_size)
-
-    for step, batch in _ahead(share, first, config.optim.steps, config.workers):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config.optim, step)
-        wrapped.train()
-        loss, parts = step_loss(wrapped, wrapped_criterion, batch, step)
-        optimizer.zero_grad()
-        fabric.backward(loss)
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip)
-        optimizer.step()
-        update_average(averaged, network, min(config.optim.ema, (step + 1) / (step + 10)))
-        done = step + 1
-        over = config.seconds > 0 and fabric.broadcast(time.monotonic() - started > config.seconds)
-        last = done == config.optim.steps or over
-        if log is not None:
-            log.step(step, float(loss.detach()), parts)
-            if last or (config.evaluate_every and done % config.evaluate_every == 0):
-                log.metrics(done, evaluate(averaged))
-            if last or done % config.save_every == 0:
-                save_checkpoint(config.run, modules, optimizer, {**state, "step": done})
-        if over:
-            break
-    if log is not None:
-        log.close()
-    return averaged
+    loop = _Loop(network, criterion, step_loss, evaluate, config, state)
+    optim, shares = config.optim, loop.shares
+    share = _Share(make_batch, loop.rank * optim.accumulate, shares, optim.accumulate)
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopWatch(config.seconds))
+        feed = stack.enter_context(
+            closing(
+                batches_ahead(
+                    share,
+                    loop.done * optim.accumulate,
+                    loop.last * optim.accumulate,
+                    workers=config.workers,
+                    kind=config.worker_kind,
+                    pin=loop.fabric.device.type == "cuda",
+                )
+            )
+        )
+        stack.callback(loop.close)
+        while loop.done < loop.last:
+            loop.step(feed)
+            if on_step is not None:
+                on_step(loop.done)
+            reason = stop.reason(loop.done, loop.fabric)
+            loop.after_step(ends=reason != GO_ON, evaluates=reason != SIGNALLED)
+            if reason == SIGNALLED:
+                raise loop.interrupted(stop.number)
+            if reason != GO_ON:
+                break
+    return loop.result()
 
 
-@torch.no_grad()
-def update_average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
-    """Exponential moving average of all floating-point state; the rest is copied."""
-    new = network.state_dict()
-    for key, value in averaged.state_dict().items():
-        if value.dtype.is_floating_point:
-            value.lerp_(new[key].to(value), 1 - decay)
-        else:
-            value.copy_(new[key])
+@dataclass(frozen=True)
+class _Share:
+    """A process's batches, numbered through its steps and their shares."""
+
+    make_batch: Callable[[int, int, int], Any]
+    first: int
+    shares: int
+    accumulate: int
+
+    def __call__(self, number: int) -> Any:
+        """The batch: share `number % accumulate` of step `number // accumulate`."""
+        step, part = divmod(number, self.accumulate)
+        return self.make_batch(step, self.first + part, self.shares)
 
 
-def _fabric(config: LoopConfig):
+class _Loop:
+    """One process's part of a run; `done` counts finished steps."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        criterion: nn.Module,
+        step_loss: Callable[..., tuple[Tensor, Mapping[str, Tensor | float]]],
+        evaluate: Callable[[nn.Module], dict[str, float]],
+        config: LoopConfig,
+        state: dict[str, Any],
+    ) -> None:
+        self.config, self.step_loss, self.evaluate = config, step_loss, evaluate
+        self.fabric = _fabric(config)
+        self.fabric.launch()
+        self.rank = self.fabric.global_rank
+        if self.fabric.local_rank > 0:
+            exit_with_parent()
+        self.shares = _shares(config.optim, self.fabric.world_size)
+        torch.manual_seed(config.seed)
+        config.run.mkdir(parents=True, exist_ok=True)
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        averaged = copy.deepcopy(network).eval().requires_grad_(False)
+        optimizer = _optimizer(network, criterion, config.optim)
+        self.modules = {"network": network, "averaged": averaged, "criterion": criterion}
+        self.state: dict[str, Any] = {**state, **provenance(config.seed)}
+        found = load_checkpoint(config.run, self.modules, optimizer) or {}
+        self.done = int(found.get("step", 0))
+        self.best: dict[str, Any] = found.get("best") or {}
+        self.metrics: dict[str, float] = found.get("metrics") or {}
+        _warn_of_changes(found, self.state)
+        self.last = min(config.stop_after or config.optim.steps, config.optim.steps)
+        self.plain_optimizer = optimizer
+        self.network, self.optimizer = self.fabric.setup(network, optimizer)
+        averaged.to(self.fabric.device)
+        self.criterion = self._wrapped(criterion)
+        self.average = Average(averaged, network) if self.rank == 0 else None
+        self.log = self._create_log() if self.rank == 0 else None
+
+    def _wrapped(self, criterion: nn.Module) -> nn.Module:
+        """The criterion, its gradients shared between processes if it has any."""
+        exact = FullPrecision(criterion)
+        if any(p.requires_grad for p in criterion.parameters()):
+            return self.fabric.setup_module(exact)
+        return exact.to(self.fabric.device)
+
+    def _create_log(self) -> RunLog:
+        config = self.config
+        optim = config.optim
+        return RunLog(
+            config.run, self.done, optim.steps, optim.batch, config.log_every, config.progress
+        )
+
+    def step(self, feed: Any) -> None:
+        """One step of the optimiser over this process's shares of the batch."""
+        optim = self.config.optim
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(optim, self.done)
+        self.network.train()
+        self.optimizer.zero_grad()
+        waited = 0.0
+        for part in range(optim.accumulate):
+            since = time.perf_counter()
+            batch = next(feed)
+            waited += time.perf_counter() - since
+            self._learn_from(to_device(batch, self.fabric.device), part)
+        self.fabric.clip_gradients(
+            self.network, self.optimizer, max_norm=optim.clip, error_if_nonfinite=False
+        )
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(min(optim.ema, (self.done + 1) / (self.done + 10)))
+        self.done += 1
+        if self.log is not None:
+            self.log.step(self.done, waited)
+
+    def _learn_from(self, batch: Any, part: int) -> None:
+        """Add the gradient of one share; processes exchange gradients at the last one only."""
+        optim = self.config.optim
+        _seed(self.config.seed, self.done, self.rank * optim.accumulate + part)
+        with ExitStack() as stack:
+            if self.fabric.world_size > 1 and part + 1 < optim.accumulate:
+                for module in (self.network, self.criterion):
+                    if not isinstance(module, FullPrecision):
+                        stack.enter_context(self.fabric.no_backward_sync(module))
+            loss, parts = self.step_loss(self.network, self.criterion, batch, self.done)
+            self.fabric.backward(loss / optim.accumulate)
+        if self.log is not None:
+            self.log.add(loss, parts, 1 / optim.accumulate)
+
+    def after_step(self, ends: bool, evaluates: bool) -> None:
+        """Evaluate and save where it is due; in the first process."""
+        config, done = self.config, self.done
+        finished = done == config.optim.steps
+        if self.log is None or (config.stop_after and done >= config.stop_after):
+            return
+        best = False
+        if (finished or ends) and evaluates or _due(done, config.evaluate_every):
+            self.log.flush(done)
+            self.metrics = self.evaluate(self.modules["averaged"])
+            self.log.metrics(done, self.metrics)
+            best = self._is_best()
+        if finished or ends or best or _due(done, config.save_every):
+            self.log.flush(done)
+            self._save(best)
+
+    def _is_best(self) -> bool:
+        name = self.config.select
+        if not name:
+            return False
+        if name not in self.metrics:
+            valid = ", ".join(self.metrics)
+            raise UserError(f"no validation metric {name!r} to select by; valid: {valid}")
+        value = self.metrics[name]
+        known = self.best.get("value") if self.best.get("metric") == name else None
+        sign = -1.0 if self.config.select_highest else 1.0
+        if not math.isfinite(value) or (known is not None and sign * value >= sign * known):
+            return False
+        self.best = {"metric": name, "value": value, "step": self.done}
+        return True
+
+    def _save(self, best: bool) -> None:
+        config = self.config
+        found = {"step": self.done, "metrics": self.metrics, "best": self.best}
+        state = {**self.state, **found, "loop": _settings(config)}
+        save_checkpoint(config.run, self.modules, self.plain_optimizer, state)
+        if config.keep:
+            keep_earlier(config.run, self.done, config.keep)
+        if best:
+            mark_best(config.run)
+
+    def interrupted(self, number: int) -> Interrupted:
+        """What to raise after a signal."""
+        message = (
+            f"stopped after step {self.done} of {self.config.optim.steps}, checkpoint in "
+            f"{self.config.run}; the same command goes on from there"
+        )
+        return Interrupted(message, number, self.rank == 0)
+
+    def close(self) -> None:
+        """Stop the bar."""
+        if self.log is not None:
+            self.log.close()
+
+    def result(self) -> nn.Module:
+        """The averaged network of the first process, in all of them."""
+        averaged = self.modules["averaged"]
+        if self.fabric.world_size > 1:
+            for value in averaged.state_dict().values():
+                torch.distributed.broadcast(value, 0)
+        return averaged
+
+
+class FullPrecision(nn.Module):
+    """A module computed in float32 inside a region of mixed precision; attributes pass through."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        """What the module returns."""
+        device = next((a.device for a in arguments if isinstance(a, Tensor)), None)
+        kind = device.type if device is not None else _autocast_device()
+        with torch.autocast(kind, enabled=False):
+            return self.inner(*arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        """Attributes of the module inside."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+
+def _autocast_device() -> str:
+    return "cuda" if torch.is_autocast_enabled("cuda") else "cpu"
+
+
+def _due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
+
+
+def _seed(seed: int, step: int, share: int) -> None:
+    """Seed torch for one share of one step: dropout and noise do not depend on the past."""
+    digest = hashlib.blake2b(f"{seed} {step} {share}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def _shares(optim: OptimConfig, processes: int) -> int:
+    """In how many shares a batch is computed."""
+    shares = processes * optim.accumulate
+    if optim.accumulate < 1 or optim.batch % shares:
+        raise UserError(
+            f"a batch of {optim.batch} does not split into {processes} processes x "
+            f"{optim.accumulate} shares: change optim.batch, optim.accumulate or processes"
+        )
+    return shares
+
+
+def _settings(config: LoopConfig) -> dict[str, Any]:
+    """The loop's settings that decide what is learned and by what machinery, as plain values."""
+    names = ("precision", "processes", "nodes", "device", "select", "select_highest")
+    return {"optim": asdict(config.optim), **{name: getattr(config, name) for name in names}}
+
+
+def _warn_of_changes(found: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Tell when a run goes on with other settings than those it began with."""
+    if not found:
+        return
+    before, after = (_flat({k: s.get(k) for k in ("recipe", "seed")}) for s in (found, state))
+    changed = [k for k in before.keys() | after.keys() if before.get(k) != after.get(k)]
+    for name in sorted(changed):
+        logger.warning(
+            "the run began with %s = %s and goes on with %s",
+            name, before.get(name), after.get(name),
+        )  # fmt: skip
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        pairs = [_flat(v, f"{prefix}{k}.") for k, v in value.items()]
+        return {k: v for pair in pairs for k, v in pair.items()}
+    return {prefix[:-1]: list(value) if isinstance(value, tuple) else value}
+
+
+def _fabric(config: LoopConfig) -> Any:
     try:
         from lightning.fabric import Fabric
     except ImportError as error:
         raise UserError("training needs lightning: pip install lifemask[train]") from error
+    if config.precision.startswith("16"):
+        raise UserError('float16 needs loss scaling, which lifemask leaves out: use "bf16-mixed"')
+    several = config.processes > 1 or config.nodes > 1
+    parallel = "ddp_find_unused_parameters_true" if config.unused_parameters else "ddp"
     return Fabric(
         accelerator=config.device,
         devices=config.processes,
-        strategy="ddp" if config.processes > 1 else "auto",
+        num_nodes=config.nodes,
+        strategy=parallel if several else "auto",
         precision=config.precision,  # pyright: ignore[reportArgumentType]
     )
 
 
-def _optimizer(network: nn.Module, criterion: nn.Module, optim: OptimConfig):
+def _optimizer(network: nn.Module, criterion: nn.Module, optim: OptimConfig) -> Any:
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
     groups = [
@@ -172,74 +437,3 @@ def _optimizer(network: nn.Module, criterion: nn.Module, optim: OptimConfig):
         {"params": [*plain, *criterion.parameters()], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=optim.peak_rate, betas=(0.9, 0.99), fused=True)
-
-
-def _ahead(
-    make_batch: Callable[[int], Batch], first: int, last: int, workers: int
-) -> Iterator[tuple[int, Batch]]:
-    """(step, batch) in order, made by threads a few steps ahead."""
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        depth = 2 * max(workers, 1) + 1
-        waiting: dict[int, Future[Batch]] = {}
-        for step in range(first, last):
-            for ahead in range(step, min(step + depth, last)):
-                if ahead not in waiting:
-                    waiting[ahead] = pool.submit(make_batch, ahead)
-            yield step, waiting.pop(step).result()
-        for future in waiting.values():
-            future.cancel()
-
-
-class _Log:
-    """Progress bar and `metrics.jsonl`."""
-
-    def __init__(self, config: LoopConfig, first: int) -> None:
-        self._path = config.run / "metrics.jsonl"
-        self._sums: dict[str, float] = {}
-        self._count = 0
-        self._batch = config.optim.batch
-        self._since = time.monotonic()
-        self._bar = None
-        if config.progress:
-            from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = Progress(
-                *Progress.get_default_columns()[:2],
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            total = config.optim.steps
-            self._task = self._bar.add_task("train", total=total, completed=first, note="")
-            self._bar.start()
-
-    def step(self, step: int, loss: float, parts: dict[str, float]) -> None:
-        """Count one step; a line is written every 50."""
-        for name, value in {"loss": loss, **parts}.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
-        if self._bar is not None:
-            self._bar.update(self._task, advance=1)
-        if (step + 1) % 50 == 0:
-            seconds = time.monotonic() - self._since
-            row = {k: round(v / self._count, 5) for k, v in self._sums.items()}
-            rate = self._count * self._batch / max(seconds, 1e-9)
-            self._write({"step": step + 1, "crops_per_s": round(rate, 1), **row})
-            if self._bar is not None:
-                note = f"loss {row['loss']:.3f}, {rate:.0f} crops/s"
-                self._bar.update(self._task, note=note)
-            self._sums, self._count, self._since = {}, 0, time.monotonic()
-
-    def metrics(self, step: int, metrics: dict[str, float]) -> None:
-        """Write the metrics of an evaluation."""
-        self._write({"step": step, **{f"held_out/{k}": round(v, 4) for k, v in metrics.items()}})
-        logger.info("step %d: %s", step, {k: round(v, 3) for k, v in metrics.items()})
-
-    def close(self) -> None:
-        """Stop the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-
-    def _write(self, row: dict[str, float]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
