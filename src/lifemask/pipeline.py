@@ -15,11 +15,12 @@ import torch
 from jaxtyping import UInt8
 from numpy.typing import ArrayLike
 
-from lifemask.assets import UserError
+from lifemask.assets import UserError, weights_folder
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.crop import cut_window, square_box
 from lifemask.faces.detect import Detector, DetectorConfig
 from lifemask.faces.image import as_uint8_rgb, load_image
+from lifemask.faces.parsing import Parser, Regions, load_parser
 from lifemask.graphics.camera import camera_for_crop, project
 from lifemask.head import Head
 from lifemask.methods.fitting import FitConfig
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MIN_FACE_PX = 32
-SQUARE_SET = slice(68, 136)  # "ibug68-3d-bfm" inside "lifemask392"
+SQUARE_NAME = "ibug68-3d-bfm"  # the landmark square is about these
+SQUARE_SET = slice(68, 136)  # where they are inside "lifemask392"
 METHODS = ("fit",)
 TEXTURES = ("photo", "none")
 
@@ -58,6 +60,8 @@ class PipelineConfig:
         texture: how the photo becomes appearance; "none" leaves the head without colour.
         faces: the largest face, or all of them, largest first.
         refine: let the photo's colours refine the shape after the landmarks.
+        regions: find hair, hands and other things in front of the skin and keep them out of the
+            texture; without the parser's weights it is off.
         max_head_px: the texture is taken from the photo reduced until the head is this large.
         device: where the fit and the texture are computed, e.g. "cpu" or "cuda".
         threads: threads of the networks; 0 lets onnxruntime choose.
@@ -71,6 +75,7 @@ class PipelineConfig:
     texture: str = "photo"
     faces: Literal["largest", "all"] = "largest"
     refine: bool = True
+    regions: bool = True
     max_head_px: int = 1280
     device: str = "cpu"
     threads: int = 0
@@ -100,11 +105,13 @@ class Pipeline:
         *,
         detector: Detector | None = None,
         landmarker: Landmarker | None = None,
+        parser: Parser | None = None,
         model: FaceModel | None = None,
     ) -> None:
         """Take the stages given, and the defaults of `config` for the others."""
         self.config = config or PipelineConfig()
-        given = {"detector": detector, "landmarker": landmarker, "model": model}
+        given: dict[str, object] = {"detector": detector, "landmarker": landmarker}
+        given |= {"parser": parser, "model": model}
         vars(self).update({name: stage for name, stage in given.items() if stage is not None})
 
     def __call__(
@@ -179,6 +186,16 @@ class Pipeline:
         config = self.config.photometric or PhotometricConfig(fit=self.config.fit)
         return refine_photometric(image, geometry, landmarks, self.device_model, config).geometry
 
+    def find_regions(self, image: Rgb, geometry: Geometry) -> Regions | None:
+        """Region maps of the photo about the fitted head, if that is switched on."""
+        model = self.device_model
+        known = SQUARE_NAME in model.landmark_embeddings
+        if not (self.config.regions and known and self.parser is not None):
+            return None
+        points = model.landmarks(geometry.vertices_mm, SQUARE_NAME)
+        points = project(points, geometry.camera).cpu()
+        return self.parser(image, Landmarks(points, torch.ones(len(points)), SQUARE_NAME))
+
     def dress(self, image: Rgb, geometry: Geometry) -> Appearance | None:
         """Light-free texture and the photo's light, if that is switched on."""
         if self.config.texture == "none":
@@ -193,7 +210,10 @@ class Pipeline:
         camera = camera_for_crop(geometry.camera, window.center_px, window.side_px, window.size)
         pixels = torch.from_numpy(window.image).permute(2, 0, 1).float() / 255
         seen = replace(geometry, camera=camera)
-        return texture_from_photo(pixels, seen, self.device_model, self.config.appearance)
+        regions = self.find_regions(image, geometry)
+        if regions is not None:
+            regions = regions.seen_in(window.center_px, window.side_px, window.size)
+        return texture_from_photo(pixels, seen, self.device_model, self.config.appearance, regions)
 
     def read_landmarks(
         self, landmarks: Landmarks | ArrayLike | str | Path, image: Rgb
@@ -222,6 +242,15 @@ class Pipeline:
 
         config = self.config
         return load_landmarker(config.weights, threads=config.threads)
+
+    @cached_property
+    def parser(self) -> Parser | None:
+        """The region network; None where its weights are not installed."""
+        config = self.config
+        if not (weights_folder() / f"parser-{config.weights}.onnx").is_file():
+            log.info("no weights of a parser: what hides the face is told by its colours alone")
+            return None
+        return load_parser(config.weights, threads=config.threads)
 
     @cached_property
     def model(self) -> FaceModel:

@@ -7,14 +7,16 @@ import torch
 
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
-from lifemask.graphics.camera import orthographic_camera, rotation_from_euler_deg
+from lifemask.faces.parsing import Regions
+from lifemask.graphics.camera import orthographic_camera, project, rotation_from_euler_deg
 from lifemask.graphics.lighting import ambient_light, lambert_transfer, linear_to_srgb
 from lifemask.graphics.render import render
 from lifemask.methods._texture_fill import create_mesh_smoother
 from lifemask.methods._texture_light import LUMINANCE, estimate_light
 from lifemask.methods._texture_parts import eye_colors
+from lifemask.methods._texture_regions import clear_share
 from lifemask.methods.texture import TextureConfig, texture_from_photo
-from lifemask.types import Appearance, Geometry, Lighting
+from lifemask.types import REGION_NAMES, Appearance, Geometry, Lighting
 
 SIZE, PHOTO = 256, 224
 CONFIG = TextureConfig(size=SIZE, part_size=64)
@@ -188,3 +190,56 @@ def test_eyes_have_dark_pupils_in_coloured_irises_in_light_sclera(model: FaceMod
     pupil, iris = light[angle < PUPIL_DEG - 2], light[(angle > 12) & (angle < 18)]
     sclera = light[(angle > LIMBUS_DEG + 4) & (angle < LIMBUS_DEG + 10)]
     assert float(pupil.max()) < 0.02 < float(iris.median()) < 0.1 < float(sclera.median())
+
+
+def _everywhere(name: str, where: torch.Tensor) -> Regions:
+    """Maps of a photo of this file: `name` where `where` (h, w) is set, skin elsewhere."""
+    classes = torch.where(where, REGION_NAMES.index(name), REGION_NAMES.index("skin"))
+    maps = torch.nn.functional.one_hot(classes, 9).permute(2, 0, 1).float()
+    middle = (PHOTO - 1) / 2
+    return Regions(maps, (middle, middle), float(PHOTO))
+
+
+@pytest.fixture(scope="module")
+def covered(model: FaceModel) -> tuple[Geometry, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A frontal head, its photo, the photo with a hand's colour on a cheek, and where that is."""
+    geometry = _geometry(model, 0.0)
+    photo = _photo(model, geometry, torch.tensor([0.42, 0.25, 0.17]), LIGHT)
+    nose = int(geometry.vertices_mm.argmax(0)[2])
+    u, v, _ = project(geometry.vertices_mm, geometry.camera)[nose].round().int().tolist()
+    where = torch.zeros(PHOTO, PHOTO, dtype=torch.bool)
+    where[v - 8 : v + 30, u + 14 : u + 44] = True
+    hidden = torch.where(where, photo * torch.tensor([0.7, 0.62, 0.6]).view(3, 1, 1), photo)
+    return geometry, photo, hidden, where
+
+
+@pytest.mark.parametrize("name", ["background", "hair", "mouth_interior"])
+def test_what_the_regions_call_hidden_stays_out_of_the_texture(model, covered, name) -> None:
+    """A hand of nearly the skin's colour fools the colours alone, but not the maps."""
+    geometry, photo, hidden, where = covered
+    clean, fooled, told = (
+        texture_from_photo(p, geometry, model, CONFIG, regions).albedo
+        for p, regions in ((photo, None), (hidden, None), (hidden, _everywhere(name, where)))
+    )
+    worst = [float((t - clean).abs().flatten().quantile(0.999)) for t in (fooled, told)]
+    assert worst[0] > 0.05 and worst[1] < 0.5 * worst[0], worst
+
+
+def test_regions_that_hide_nothing_change_nothing(model, covered) -> None:
+    geometry, photo, _, where = covered
+    without = texture_from_photo(photo, geometry, model, CONFIG)
+    clear = texture_from_photo(
+        photo, geometry, model, CONFIG, _everywhere("nose", torch.zeros_like(where))
+    )
+    torch.testing.assert_close(clear.albedo, without.albedo, atol=1e-5, rtol=0)
+
+
+def test_hair_hides_skin_but_not_the_scalp_that_wears_it() -> None:
+    maps = torch.zeros(9, 4, 4)
+    maps[REGION_NAMES.index("hair")] = 1
+    regions = Regions(maps, (1.5, 1.5), 4.0)
+    points = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [50.0, 1.0]])
+    scalp = torch.tensor([0.0, 1.0, 0.5, 0.0])
+    assert clear_share(points, regions, scalp).tolist() == pytest.approx([0, 1, 0.5, 1])
+    cloth = Regions(maps.roll(1, 0), (1.5, 1.5), 4.0)  # background
+    assert clear_share(points, cloth, scalp).tolist() == [0, 0, 0, 1]

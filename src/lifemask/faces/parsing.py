@@ -142,8 +142,8 @@ class Parser:
             Probabilities on the parsed square, upright as the photo is.
 
         Raises:
-            ValueError: a square without extent.
-            KeyError: landmarks of a set without an iBUG-68 equivalent.
+            ValueError: a square without extent, or landmarks of another set than "lifemask392" and
+                the iBUG-68 ones.
         """
         (center, side), turns = _square(face)
         crop = crop_square(image, center, side * expand, self.size)
@@ -198,7 +198,11 @@ def load_parser(family: Family = "open", engine: Engine = "onnx", threads: int =
 def _square(face: Face | Landmarks | Box) -> tuple[tuple[tuple[float, float], float], int]:
     """((centre, side) of the landmark square, quarter turns that bring the face upright)."""
     if isinstance(face, Landmarks):
-        points = convert(face.points, face.convention, "ibug68-3d-bfm")
+        points = face.points
+        if face.convention == "lifemask392":
+            points = convert(points, face.convention, "ibug68-3d-bfm")
+        if len(points) != 68:
+            raise ValueError(f"regions need 68 landmarks or lifemask392, not {face.convention}")
         eyes = torch.stack((points[36:42].mean(0), points[42:48].mean(0)))
         five = torch.cat((eyes, points[[30, 48, 54]]))[:, :2]
         return square_box(points), quarter_turns(five)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lifemask.facemodel.base import Topology
+from lifemask.faces.parsing import Regions
 
 
 def uv_islands(topology: Topology) -> np.ndarray:
@@ -86,6 +87,31 @@ def vertex_masks(mean_mm: Float[Tensor, "v 3"], ict68: Float[Tensor, "68 3"]) ->
     busy = np.maximum.reduce([eyes, brow, lips, nostrils])
     skin = _ramp(_inside_distance(p[:, :2], outline) - 2, 6) * front * (1 - busy)
     return VertexMasks(*(torch.from_numpy(m.astype(np.float32)) for m in (interior, skin)))
+
+
+_HIDDEN = ("background", "mouth_interior")
+_SURE = 0.3, 0.7
+"""Probability from and up to which a texel counts as hidden."""
+
+
+def clear_share(
+    points_px: Float[Tensor, "t 2"], regions: Regions, scalp: Float[Tensor, "t"]
+) -> Float[Tensor, "t"]:
+    """How far the photo shows the head's own surface (t,), in [0, 1], not what hides it.
+
+    Hands, objects, cloth and the mouth's inside hide everywhere; hair hides except on the scalp,
+    which wears it. Texels outside the parsed square count as clear.
+
+    Args:
+        points_px: (t, 2) where the texels lie in the photo that the regions describe.
+        regions: of the photo.
+        scalp: (t,) in [0, 1], where the head wears hair.
+    """
+    hidden = regions.sample(points_px, *_HIDDEN, outside=0.0)
+    hair = regions.sample(points_px, "hair", outside=0.0)
+    blocked = hidden + (1 - scalp) * hair
+    t = ((blocked - _SURE[0]) / (_SURE[1] - _SURE[0])).clamp(0, 1)
+    return 1 - t * t * (3 - 2 * t)
 
 
 def _ramp(distance: np.ndarray, width: float) -> np.ndarray:

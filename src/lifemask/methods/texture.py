@@ -7,7 +7,7 @@ those of `texture_from_photo`, top to bottom; a learned method can stand behind 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lifemask.facemodel.base import FaceModel
+from lifemask.faces.parsing import Regions
 from lifemask.graphics.lighting import lambert_transfer, rotate_sh, srgb_to_linear, transferred
 from lifemask.graphics.mesh import vertex_normals
 from lifemask.graphics.occlusion import radiance_transfer
@@ -23,6 +24,7 @@ from lifemask.graphics.uv import UnwrapResult, sample_uv, unwrap
 from lifemask.methods._texture_layout import TextureLayout, mean_head, texture_layout
 from lifemask.methods._texture_light import LUMINANCE, LightEstimate, estimate_light
 from lifemask.methods._texture_parts import part_textures
+from lifemask.methods._texture_regions import clear_share
 from lifemask.types import Appearance, Geometry, Lighting
 
 LOGGER = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ def texture_from_photo(
     geometry: Geometry,
     model: FaceModel,
     config: TextureConfig | None = None,
+    regions: Regions | None = None,
 ) -> Appearance:
     """A complete, light-free texture of the head in a photo, and the photo's light.
 
@@ -77,6 +80,8 @@ def texture_from_photo(
         geometry: posed head with the model's topology, camera to the image's pixels.
         model: names the topology, UVs and parts.
         config: settings; None for the defaults.
+        regions: region maps in the image's pixels; what they say hides the skin (hair, hands,
+            cloth) is left out. None: colours alone must tell.
 
     Returns:
         Linear albedo (3, size, size) without holes, the light (camera frame), the texels the
@@ -94,6 +99,7 @@ def texture_from_photo(
     layout = texture_layout(model, config.size, config.part_size, config.gutter_px)
     linear = srgb_to_linear(image.detach().float().cpu())
     seen = unwrap(linear, geometry.vertices_mm.float(), geometry.camera, layout.atlas)
+    seen = _without_hidden(seen, regions, layout)
     transfer = _transfer(geometry, layout)
     light = _estimate(linear, seen, transfer, layout)
     unlit = _remove_light(seen, transfer, light, config)
@@ -111,6 +117,16 @@ def texture_from_photo(
         visible=layout.atlas.scatter(seen.visible[:, None].float(), gutter=False)[0] > 0,
         part_albedo=parts,
     )
+
+
+def _without_hidden(
+    seen: UnwrapResult, regions: Regions | None, layout: TextureLayout
+) -> UnwrapResult:
+    """Less confidence where the regions say that something else is in front of the skin."""
+    if regions is None:
+        return seen
+    clear = clear_share(seen.points[:, :2], regions, layout.prior.scalp)
+    return replace(seen, confidence=seen.confidence * clear)
 
 
 def _luminance(rows: Tensor) -> Tensor:
