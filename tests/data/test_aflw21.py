@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lifemask.assets import UserError
-from lifemask.data.aflw21 import load_aflw21
+from lifemask.data.aflw21 import load_aflw21, load_aflw21_test
 
 
 def write_set(folder, count=24, yaw=None):
@@ -62,3 +62,25 @@ def test_yaw_has_our_sign_on_real_labels(shared_data):
     seen = visible[:, [7, 10, 14]].all(1) & (np.abs(yaw) > 15) & (np.abs(yaw) < 45)
     nose = points[seen, 14, 0] - points[seen][:, [7, 10], 0].mean(1)
     assert (np.sign(nose) == np.sign(yaw[seen])).mean() > 0.95
+
+
+@pytest.mark.slow
+def test_the_names_held_out_are_those_that_training_leaves_out(shared_data):
+    """The list that scoring uses is the split that `load_aflw21` makes from the pictures."""
+    folder = shared_data / "aflw21"
+    if not (folder / "labels.npz").is_file():
+        pytest.skip("no AFLW labels")
+    _, held = load_aflw21(folder)
+    test = load_aflw21_test(folder)
+    np.testing.assert_array_equal(held.points, test.landmarks21.astype(np.float32))
+    np.testing.assert_array_equal(held.gather(np.array([0, 7])), [test.image(0), test.image(7)])
+
+
+def test_crops_to_test_on_are_read_from_the_tars(shared_data):
+    folder = shared_data / "aflw21"
+    if not (folder / "labels.npz").is_file():
+        pytest.skip("no AFLW labels")
+    data = load_aflw21_test(folder)
+    assert 990 < len(data) <= 1001 and data.image(5).shape == (120, 120, 3)
+    inside = (data.landmarks21 > -20) & (data.landmarks21 < 140)
+    assert inside[data.visible21].mean() > 0.999
