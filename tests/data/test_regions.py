@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lifemask.assets import UserError
-from lifemask.data.regions import SQUARE_EXPAND, RegionSet, load_region_cache
+from lifemask.data.regions import SQUARE_EXPAND, RegionSet, load_region_cache, merged
 from lifemask.types import REGION_NAMES
 
 
@@ -79,3 +79,13 @@ def test_length_counts_all_shards():
     shard = np.zeros((2, 4, 4, 3), np.uint8)
     one = RegionSet("x", (shard, shard), (shard[..., 0], shard[..., 0]), 4.0)
     assert len(one) == 4
+
+
+def test_merged_sets_keep_their_order_and_must_fit(tmp_path):
+    first = load_region_cache(write_cache(tmp_path / "a", shards=1))
+    second = load_region_cache(write_cache(tmp_path / "b", shards=2, count=4))
+    both = merged(first, second)
+    assert len(both) == 11
+    assert np.array_equal(both.gather(np.array([3]))[0], second.gather(np.array([0]))[0])
+    with pytest.raises(ValueError, match="do not go together"):
+        merged(first, load_region_cache(write_cache(tmp_path / "c", size=8)))

@@ -154,6 +154,8 @@ def test_open_refuses_research_renders_and_research_needs_portraits(tmp_path):
     assert {k: len(v) for k, v in corpus.held_out.items()} == {
         "renders-open": 3, "renders-research": 3,
     }  # fmt: skip
+    twice = load_corpus(replace(smoke(), held_out_renders=1), [free, free])
+    assert len(twice.held_out["renders-open"]) == 6
     held, kept = corpus.held_out["renders-open"], corpus.training["renders"][0]
     assert not np.array_equal(held.images[0], kept.images[0])
 

@@ -54,6 +54,19 @@ class RegionSet:
         return RegionSet(self.name, (images,), (regions,), self.view_side_px)
 
 
+def merged(first: RegionSet, second: RegionSet) -> RegionSet:
+    """The pictures of both sets under the first one's name.
+
+    Raises:
+        ValueError: their pictures or nominal views differ in size.
+    """
+    sizes = [(one.images[0].shape[1:], round(one.view_side_px, 6)) for one in (first, second)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"sets of pictures {sizes[0]} and {sizes[1]} do not go together")
+    images, regions = first.images + second.images, first.regions + second.regions
+    return RegionSet(first.name, images, regions, first.view_side_px)
+
+
 def load_region_cache(folder: Path, shards: slice = slice(None)) -> RegionSet:
     """The complete shards with region maps of a folder that `lifemask.data.synthetic` wrote.
 

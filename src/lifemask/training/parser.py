@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lifemask.assets import UserError
 from lifemask.data.facesynthetics import load_facesynthetics
 from lifemask.data.region_augment import NO_REGION_AUGMENTATION, draw_batch
-from lifemask.data.regions import RegionSet, load_region_cache, read_header
+from lifemask.data.regions import RegionSet, load_region_cache, merged, read_header
 from lifemask.evaluation.regions import confusion_per_image, intersection_over_union, mean_iou
 from lifemask.nn.unet import UNet
 from lifemask.training.checkpoint import averaged_weights
@@ -71,12 +71,14 @@ def load_corpus(recipe: ParserRecipe, caches: list[Path], portraits: Path | None
             raise UserError(f"{folder} is {licence!r}; the open family may not train on it")
         tag = "open" if licence == "open" else "research"
         training["renders"].append(load_region_cache(folder, slice(keep, None)))
-        held[f"renders-{tag}"] = load_region_cache(folder, slice(0, max(keep, 1)))
+        kept_apart = load_region_cache(folder, slice(0, max(keep, 1)))
+        name = f"renders-{tag}"
+        held[name] = merged(held[name], kept_apart) if name in held else kept_apart
     if recipe.family == "research" and recipe.portraits:
         if portraits is None:
             raise UserError("the research family needs --portraits with FaceSynthetics")
-        kept, held["facesynthetics"] = load_facesynthetics(portraits)
-        training["portraits"] = [kept]
+        portraits_seen, held["facesynthetics"] = load_facesynthetics(portraits)
+        training["portraits"] = [portraits_seen]
     return Corpus(training, held)
 
 
