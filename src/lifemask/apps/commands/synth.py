@@ -95,7 +95,8 @@ def synth(
     )
     if device == "cuda":
         job = _on_cuda(job)
-    crew = (_cores() if device == "cpu" else 1) if workers is None else workers
+    # a CUDA run too: each process draws on its own core, and all share the device
+    crew = _cores() if workers is None else workers
     with _Bar(count) as bar:
         manifest = run(job, engine, crew, bar.report)  # pyright: ignore[reportArgumentType]
     typer.echo(
