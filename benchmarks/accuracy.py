@@ -1,6 +1,9 @@
-"""Predict and score a benchmark with every family of weights and method.
+r"""Predict and score a benchmark with every family of weights and method, or score a peer.
 
     python benchmarks/accuracy.py --data FOLDER --name aflw2000-dev
+    python benchmarks/accuracy.py --data FOLDER --name aflw21 --protocol aflw21
+    python benchmarks/accuracy.py --data FOLDER --name aflw2000-dev \
+        --predictions FILE.npz --system "MediaPipe face mesh" --made-by "COMMAND"
 
 Writes one JSON per system into `benchmarks/results`, each number with its protocol flags. These
 are test sets: nothing is trained, selected or tuned on them.
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,20 +31,47 @@ SYSTEMS = (
     ("open", "fit", "official"),
 )
 """(weights, method, box source) of the systems that are scored."""
+WITHOUT_DETECTOR = ("aflw21", "ytf68")
+"""Data sets of crops, where a detector has nothing to find, or whose truth it cannot be told by."""
 
 
-def run(data: Path, name: str, weights: str, method: str, box: str) -> dict[str, Any]:
+def run(
+    protocol: str, data: Path, name: str, weights: str, method: str, box: str
+) -> dict[str, Any]:
     """Predict and score one system; returns what is written."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{name}-{weights}-{method}-{box}.npz"
-        predict("aflw2000", data, file, weights=weights, method=method, box=box)  # pyright: ignore
-        result = score("aflw2000", data, file)
+        predict(protocol, data, file, weights=weights, method=method, box=box)  # pyright: ignore
+        result = score(protocol, data, file)
     options = f"--method {method} --weights {weights} --box {box}"
     command = (
-        f"lifemask predict aflw2000 --data DIR {options} -o FILE.npz && "
-        "lifemask score aflw2000 --data DIR --predictions FILE.npz --json FILE.json"
+        f"lifemask predict {protocol} --data DIR {options} -o FILE.npz && "
+        f"lifemask score {protocol} --data DIR --predictions FILE.npz --json FILE.json --per-image"
     )
     return {"dataset": name, "system": [weights, method, box]} | result | provenance(command)
+
+
+def score_peer(
+    protocol: str, data: Path, name: str, file: Path, system: str, made_by: str
+) -> dict[str, Any]:
+    """Score another system's predictions; returns what is written."""
+    command = (
+        f"{made_by} && lifemask score {protocol} --data DIR --predictions FILE.npz"
+        " --json FILE.json --per-image"
+    )
+    result = score(protocol, data, file)
+    return {"dataset": name, "system": system} | result | provenance(command)
+
+
+def store(stem: str, result: dict[str, Any]) -> None:
+    """Write a result and say its first number."""
+    path = RESULTS / f"{stem}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    first = result["numbers"][0]
+    print(f"{path.name}: {first['flags']} {first['value']}, {result['misses']['total']} missed")
+    for check in result.get("checks", []):
+        if check["suspicious"]:
+            print(f"  {check['check']}? {check['message']}")
 
 
 def main() -> None:
@@ -48,19 +79,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder of AFLW2000-3D")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--name", default="aflw2000", help="begins the names of the results")
+    parser.add_argument("--protocol", default="aflw2000", help="aflw2000, aflw21 or ytf68")
+    parser.add_argument("--predictions", type=Path, help="score these in place of our systems")
+    parser.add_argument("--system", default="peer", help="their name in the tables")
+    parser.add_argument("--made-by", default="", help="the command that made them")
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
+    place = (options.protocol, options.data, options.name)
+    if options.predictions:
+        stem = f"{options.name}-{re.sub('[^a-z0-9]+', '-', options.system.lower())}"
+        peer = score_peer(*place, options.predictions, options.system, options.made_by)
+        return store(stem, peer)
     for weights, method, box in SYSTEMS:
-        result = run(options.data, options.name, weights, method, box)
-        path = RESULTS / f"{options.name}-{weights}-{method}-{box}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        first = result["numbers"][0]
-        print(
-            f"{path.name}: NME 68 {first['value']} {first['bins']},"
-            f" {result['misses']['total']} missed"
-        )
+        if box == "official" or options.protocol not in WITHOUT_DETECTOR:
+            result = run(*place, weights, method, box)
+            store(f"{options.name}-{weights}-{method}-{box}", result)
 
 
 if __name__ == "__main__":

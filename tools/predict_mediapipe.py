@@ -1,12 +1,14 @@
 """Predict a data set with MediaPipe's face mesh, from the benchmark's own boxes, as a peer.
 
-    python tools/predict_mediapipe.py aflw2000 --data DIR --model MODEL.tflite -o OUT.npz
+    python tools/predict_mediapipe.py aflw2000 --data DIR --models DIR -o OUT.npz
     lifemask score aflw2000 --data DIR --predictions OUT.npz
 
-Only the network of MediaPipe runs (Apache-2.0; `pip install ai-edge-litert`); what surrounds it
-follows its graph: a square region 1.5 times the face's box, a second look at the region of the
-points of the first, turned so that the eyes are level. A face whose score is below 0.5 is a miss,
-as it would be there. The 478 points are stored; `score` takes 68 of them by our table.
+Only MediaPipe's networks run (Apache-2.0; `pip install ai-edge-litert`; DIR holds
+`face_detector.tflite` and `face_landmarks_detector.tflite`); what surrounds them follows its graph:
+a square region 1.5 times the face's box, turned so that the eyes are level, and a second look at
+the region of the points of the first. The detector only tells how the head leans; place and size of
+the face are the benchmark's. A face whose score is below 0.5 is a miss, as it would be there. All
+478 points are stored; `score` takes 68 of them by our table.
 """
 
 from __future__ import annotations
@@ -32,9 +34,15 @@ EXPAND = 1.5  # region over face box, in MediaPipe's graph
 BENCHMARK_EXPAND = math.sqrt(2)  # the benchmark's square over the landmarks' box (3DDFA)
 MIN_SCORE = 0.5
 LEFT_EYE, RIGHT_EYE = 33, 263  # outer corners; index 33 is at image left
+DETECTOR_PX = 128
+DETECTOR_EXPAND = 2.0  # region over face box: the detector wants some surroundings
+GRIDS = ((16, 2), (8, 6))  # cells per side and anchors per cell
 
 Network = Callable[[ndarray], tuple[ndarray, float]]
 """Region (256, 256, 3) float32 in [0, 1] to points (478, 3) in region px and the face score."""
+
+Detector = Callable[[ndarray], float]
+"""Region (128, 128, 3) float32 in [0, 1] to the angle of the line through the eyes; 0 if unseen."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +53,20 @@ class Region:
     side: float
     angle: float = 0.0
 
-    def axes(self) -> ndarray:
+    def axes(self, size: int = INPUT_PX) -> ndarray:
         """Photo px per region px along the region's u and v, (2, 2) columns."""
         c, s = math.cos(self.angle), math.sin(self.angle)
-        return np.array([[c, -s], [s, c]]) * self.side / INPUT_PX
+        return np.array([[c, -s], [s, c]]) * self.side / size
 
-    def cut(self, photo: ndarray) -> ndarray:
-        """The region's pixels, (256, 256, 3) float32 in [0, 1], the border continued."""
+    def cut(self, photo: ndarray, size: int = INPUT_PX) -> ndarray:
+        """The region's pixels, (size, size, 3) float32 in [0, 1], the border continued."""
         pad = math.ceil(self.side)
         padded = Image.fromarray(np.pad(photo, ((pad, pad), (pad, pad), (0, 0)), mode="edge"))
-        axes = self.axes()
-        corner = np.array(self.center) + 0.5 + pad - axes @ [INPUT_PX / 2, INPUT_PX / 2]
+        axes = self.axes(size)
+        corner = np.array(self.center) + 0.5 + pad - axes @ [size / 2, size / 2]
         affine = (axes[0, 0], axes[0, 1], corner[0], axes[1, 0], axes[1, 1], corner[1])
-        size = (INPUT_PX, INPUT_PX)
-        cut = padded.transform(size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
+        pixels = (size, size)
+        cut = padded.transform(pixels, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
         return np.asarray(cut, dtype=np.float32) / 255
 
     def to_photo(self, points: ndarray) -> ndarray:
@@ -68,10 +76,10 @@ class Region:
         return np.concatenate([flat, depth], axis=1)
 
 
-def region_of_box(box: ndarray) -> Region:
-    """First region, from the benchmark's square (x0, y0, x1, y1)."""
-    side = float(max(box[2] - box[0], box[3] - box[1])) * EXPAND / BENCHMARK_EXPAND
-    return Region(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), side)
+def region_of_box(box: ndarray, expand: float = EXPAND, angle: float = 0.0) -> Region:
+    """A region of the face in the benchmark's square (x0, y0, x1, y1)."""
+    side = float(max(box[2] - box[0], box[3] - box[1])) * expand / BENCHMARK_EXPAND
+    return Region(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), side, angle)
 
 
 def region_of_points(points: ndarray) -> Region:
@@ -82,9 +90,12 @@ def region_of_points(points: ndarray) -> Region:
     return Region((center[0], center[1]), EXPAND * float((high - low).max()), math.atan2(v, u))
 
 
-def look_twice(network: Network, photo: ndarray, box: ndarray) -> ndarray | None:
+def look_twice(
+    detector: Detector, network: Network, photo: ndarray, box: ndarray
+) -> ndarray | None:
     """478 points (478, 3) in photo px, or None where the network sees no face."""
-    region, points = region_of_box(box), np.zeros((COUNT, 3))
+    lean = detector(region_of_box(box, DETECTOR_EXPAND).cut(photo, DETECTOR_PX))
+    region, points = region_of_box(box, EXPAND, lean), np.zeros((COUNT, 3))
     for _ in range(2):
         found, score = network(region.cut(photo))
         if score < MIN_SCORE:
@@ -94,12 +105,48 @@ def look_twice(network: Network, photo: ndarray, box: ndarray) -> ndarray | None
     return points
 
 
-def load_network(path: Path) -> Network:
-    """MediaPipe's `face_landmarks_detector.tflite` (478 points)."""
+def anchors() -> ndarray:
+    """Centres (896, 2) of the detector's anchors, as shares of its input."""
+    rows = []
+    for cells, count in GRIDS:
+        place = (np.arange(cells) + 0.5) / cells
+        v, u = np.meshgrid(place, place, indexing="ij")
+        rows.append(np.repeat(np.stack([u, v], axis=-1).reshape(-1, 2), count, axis=0))
+    return np.concatenate(rows)
+
+
+def load_detector(folder: Path) -> Detector:
+    """MediaPipe's `face_detector.tflite`, of which only the eyes are used."""
+    interpreter = _interpreter(folder / "face_detector.tflite")
+    entry = interpreter.get_input_details()[0]["index"]
+    outputs = {d["name"]: d["index"] for d in interpreter.get_output_details()}
+    centres = anchors()
+
+    def run(region: ndarray) -> float:
+        interpreter.set_tensor(entry, 2 * region[None] - 1)
+        interpreter.invoke()
+        logits = interpreter.get_tensor(outputs["classificators"]).reshape(-1)
+        best = int(logits.argmax())
+        if logits[best] < 0:  # a score below 0.5
+            return 0.0
+        values = interpreter.get_tensor(outputs["regressors"]).reshape(-1, 8, 2)[best]
+        left, right = values[2:4] / DETECTOR_PX + centres[best]  # the person's right eye is first
+        return math.atan2(right[1] - left[1], right[0] - left[0])
+
+    return run
+
+
+def _interpreter(path: Path) -> Any:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=1)
     interpreter.allocate_tensors()
+    return interpreter
+
+
+def load_network(folder: Path) -> Network:
+    """MediaPipe's `face_landmarks_detector.tflite` (478 points)."""
+    interpreter = _interpreter(folder / "face_landmarks_detector.tflite")
     entry = interpreter.get_input_details()[0]["index"]
     outputs = {d["name"]: d["index"] for d in interpreter.get_output_details()}
 
@@ -113,11 +160,11 @@ def load_network(path: Path) -> Network:
     return run
 
 
-def predict(photos: Any, network: Network, out: Path) -> int:
+def predict(photos: Any, detector: Detector, network: Network, out: Path) -> int:
     """Write the predictions of a data set; returns the number of misses."""
     points = np.full((len(photos.names), COUNT, 3), np.nan, np.float32)
     for row in range(len(points)):
-        found = look_twice(network, photos.image(row), photos.boxes[row])
+        found = look_twice(detector, network, photos.image(row), photos.boxes[row])
         if found is not None:
             points[row] = found
     found = ~np.isnan(points[:, 0, 0])
@@ -142,11 +189,12 @@ def main() -> None:
     )
     parser.add_argument("dataset", choices=sorted(DATASETS))
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
-    parser.add_argument("--model", type=Path, required=True, help="the .tflite file")
+    parser.add_argument("--models", type=Path, required=True, help="folder of the .tflite files")
     parser.add_argument("-o", "--out", type=Path, required=True, help="npz to write")
     options = parser.parse_args()
     photos = load_entry(lookup(DATASETS, options.dataset, "data set"))(options.data)
-    missed = predict(photos, load_network(options.model), options.out)
+    detector, network = load_detector(options.models), load_network(options.models)
+    missed = predict(photos, detector, network, options.out)
     print(f"{options.out}: {len(photos.names)} photos, {missed} missed")
 
 
