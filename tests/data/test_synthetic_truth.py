@@ -28,8 +28,17 @@ def shot(request):
     generator = small_generator(load_face_model("lifemask"), camera=request.param, size=SIZE)
     scene, banks = next(iter(generator.scenes([1])))
     scene = replace(plain_light(scene), props=())
+    banks = replace(banks, skins=_smooth_skins(generator))
     sample, result = render_scene(generator, banks, scene)
     return generator, banks, scene, sample, result, create_maps(generator, banks, scene, result)
+
+
+def _smooth_skins(generator):
+    """Skins that change slowly, so that a pixel's centre says as much as its samples."""
+    rows, columns = generator.rig.texture_shape
+    y, x = np.mgrid[:rows, :columns]
+    skin = np.stack([90 + 100 * y / rows, 60 + 120 * x / columns, 160 - 100 * y / rows], -1)
+    return np.repeat(skin.astype(np.uint8)[None], generator.config.bank_size, 0)
 
 
 def _reference(generator, scene, sample):
@@ -144,8 +153,8 @@ def test_visible_landmarks_have_the_depth_of_their_pixel(shot):
     generator, _, scene, sample, result, maps = shot
     names = ("ict68", "ibug68-3d-bfm", "aflw21", "mediapipe478", "lifemask392", "vertices")
     truth = landmark_truth(generator, scene, result, names)
-    assert np.array_equal(truth["lifemask392"].image_px, sample.points)
-    assert np.array_equal(truth["lifemask392"].visible, sample.visible)
+    np.testing.assert_allclose(truth["lifemask392"].image_px, sample.points, atol=1e-3)
+    assert (truth["lifemask392"].visible == sample.visible).mean() > 0.99
     assert [len(truth[n].visible) for n in names[:5]] == [68, 68, 21, 478, 392]
     for name in names:
         points = torch.from_numpy(model_points(generator.rig.model, scene.head_mm, name))
@@ -156,7 +165,8 @@ def test_visible_landmarks_have_the_depth_of_their_pixel(shot):
         )
     ours = truth["vertices"]
     x, y = np.rint(ours.image_px[:, 0]).astype(int), np.rint(ours.image_px[:, 1]).astype(int)
-    seen = ours.visible & (x >= 0) & (y >= 0) & (x < SIZE) & (y < SIZE)
+    facing = result.soup.normals[: len(x), 2] > 0.7  # a pixel is 3 mm wide: no steep slopes
+    seen = ours.visible & facing & (x >= 0) & (y >= 0) & (x < SIZE) & (y < SIZE)
     gap = np.abs(maps.depth_mm[y[seen], x[seen]] + ours.camera_mm[seen, 2])
     assert np.nanquantile(gap, 0.9) < 4.0
     hidden = ~ours.visible & (x >= 0) & (y >= 0) & (x < SIZE) & (y < SIZE)

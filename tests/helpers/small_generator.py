@@ -1,5 +1,7 @@
 """A generator of labelled faces without files: noise for skins and sky, and a tiny face model."""
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 
@@ -15,21 +17,26 @@ from lifemask.facemodel.landmarks import FLIP_68
 from lifemask.facemodel.linear import LinearFaceModel
 
 
-def small_generator(model: FaceModel, **settings) -> Generator:
-    """A generator whose skins and sky are noise."""
-    config = SyntheticConfig(
-        **({"seed": 3, "size": 64, "bank_size": 2, "shard_size": 4} | settings)
-    )
+@lru_cache(maxsize=4)
+def _prepared(model: FaceModel):
+    """What costs seconds to prepare for a model, once per test run."""
     rig = create_rig(model)
     props = create_props(rig)
+    masks = create_masks(rig, props.beards)
+    return rig, props, masks, texel_regions(rig, masks)
+
+
+def small_generator(model: FaceModel, **settings) -> Generator:
+    """A generator whose skins and sky are noise."""
+    small = {"seed": 3, "size": 64, "bank_size": 2, "shard_size": 4}
+    config = SyntheticConfig(**(small | settings))
+    rig, props, masks, regions = _prepared(model)
     rng = np.random.default_rng(0)
     skins = rng.uniform(0.3, 0.9, (2, *rig.texture_shape, 3)).astype(np.float32)
     skins = (skins + np.roll(skins, 1, 1) + np.roll(skins, 1, 2)) / 3
     sky = create_environment(rng.uniform(0.1, 2.0, (24, 48, 3)).astype(np.float32))
     noise = rng.random(1009).astype(np.float32)
-    masks = create_masks(rig, props.beards)
-    regions = texel_regions(rig, masks)
-    return Generator(config, rig, props, masks, regions, skins, Surroundings((sky,)), None, noise)
+    return Generator(config, rig, props, masks, regions, skins, Surroundings((sky,)), noise=noise)
 
 
 def plain_light(scene):

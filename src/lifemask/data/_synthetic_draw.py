@@ -42,7 +42,8 @@ def draw_scenes(
         chunk = indices[start : start + CHUNK]
         rngs = [np.random.default_rng([generator.config.seed, 0, i]) for i in chunk]
         identity = np.stack([sampling.random_identity(model.identity_size, r) for r in rngs])
-        people = [sampling.random_face(model.expression_names, r) for r in rngs]
+        names, ranges = model.expression_names, model.expression_range
+        people = [sampling.random_face(names, rng, ranges) for rng in rngs]
         expression = np.stack([person.expression for person in people])
         with torch.no_grad():
             heads = model(torch.from_numpy(identity), torch.from_numpy(expression))
@@ -125,9 +126,9 @@ def draw_scene(
 
 
 def _tone(rig: HeadRig, banks: Banks, skin: int, rng: np.random.Generator) -> Tone:
-    lut, mix = look.random_skin_tone(rng, float(banks.skin_freedom[skin]))
     rows, columns = rig.cheek_texels.T
     colours = banks.skins[skin][rows, columns]
+    lut, mix = look.random_skin_tone(rng, float(banks.skin_freedom[skin]), colours)
     linear = np.stack([lut[colours[:, c], c].mean() for c in range(3)])
     return Tone(skin, lut, mix, np.clip(mix @ linear, 0.003, 1).astype(np.float32))
 

@@ -16,6 +16,8 @@ MATERIALS = (
 )  # fmt: skip
 """Materials of a scene by id: what a truth map's `material` says."""
 SKIN, EYE, MOUTH, TEETH, HAIR, CLOTH, HAT, BEARD, FRAME, SKIN_PLAIN, HAND, OBJECT, CARD = range(13)
+NO_UV = -1e4
+"""Texture coordinate of what has none (these kernels know no NaN)."""
 MATERIAL_SIZE = 16
 """Floats per material: 0:3 linear colour, 3:6 second colour, 6 alpha edge, 7 alpha softness,
 8 frequency, 9 contrast, 10 specular strength, 11 specular exponent, 12 pattern, 13 phase, 14-15."""

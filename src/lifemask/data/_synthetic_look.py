@@ -29,23 +29,37 @@ def _f(a) -> NDArray[np.float32]:
     return np.ascontiguousarray(a, np.float32)
 
 
+SKIN_LOCUS = np.array(
+    [[0.66, 0.47, 0.40], [0.56, 0.36, 0.28], [0.41, 0.24, 0.165], [0.29, 0.158, 0.10],
+     [0.175, 0.087, 0.053], [0.095, 0.047, 0.030], [0.052, 0.028, 0.019]]
+)  # fmt: skip
+"""Linear colours of cheeks from very pale to very dark."""
+
+
 def random_skin_tone(
-    rng: np.random.Generator, freedom: float
+    rng: np.random.Generator, freedom: float, cheek: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Table (256, 3) from texel value to linear albedo, and a colour matrix (3, 3).
 
+    The cheek is brought to a colour that skin has, drawn evenly from very pale to very dark, with
+    more or less blood; one in fourteen gets the colours of a drawing or a mask.
+
     Args:
         rng: decides the tone.
-        freedom: 1 for CC0 skins (very pale to very dark, some unreal colours), less for photos.
+        freedom: 1 for CC0 skins, less for photos, whose own colour is mostly kept.
+        cheek: (n, 3) texels of the cheek.
     """
-    wide = rng.random() < 0.45 * freedom
-    melanin = rng.uniform(-0.4, 1.5) if wide else rng.normal(0, 0.3 * freedom)
-    blood = rng.normal(0, 0.14 * freedom)
-    gamma = np.clip(rng.normal(1, 0.14, 3) * 0.35 + 0.65 * rng.normal(1, 0.14), 0.6, 1.5)
+    gamma = np.clip(rng.normal(1, 0.14, 3) * 0.2 + 0.8 * rng.normal(1, 0.12), 0.65, 1.4)
     lut = SRGB_TO_LINEAR[:, None] ** (1 + (gamma - 1) * freedom)
-    lut = lut * np.exp(-(melanin * MELANIN + blood * BLOOD)) * rng.lognormal(0, 0.1)
-    mix = np.eye(3) + rng.normal(0, 0.03, (3, 3))
-    if rng.random() < 0.07 * freedom:  # a drawing's or a mask's colours
+    own = np.array([lut[cheek[:, c], c].mean() for c in range(3)])
+    place = rng.uniform(0, len(SKIN_LOCUS) - 1)
+    knots = np.arange(len(SKIN_LOCUS))
+    target = np.exp([np.interp(place, knots, np.log(SKIN_LOCUS[:, c])) for c in range(3)])
+    target = target * np.exp(rng.normal(0, 0.1) * BLOOD + rng.normal(0, 0.05) * MELANIN)
+    share = (rng.uniform(0.85, 1.0) if freedom >= 1 else rng.uniform(0, 0.5)) * freedom
+    lut = lut * (target / np.maximum(own, 0.01)) ** share * rng.lognormal(0, 0.06)
+    mix = np.eye(3) + rng.normal(0, 0.015, (3, 3))
+    if rng.random() < 0.07 * freedom:
         mix = 0.5 * np.eye(3) + 0.5 * rng.dirichlet(np.ones(3), 3)
         mix = mix * rng.uniform(0.5, 1.5, (3, 1))
     return _f(np.clip(lut, 0, 1.1)), _f(mix)
@@ -74,7 +88,7 @@ def random_materials(
         age: in [0, 1]; greys the hair and yellows the teeth.
     """
     m = np.zeros((len(kernels.MATERIALS), kernels.MATERIAL_SIZE), np.float32)
-    gloss = rng.uniform(0, 0.35) if rng.random() < 0.8 else rng.uniform(0.3, 0.9)
+    gloss = rng.uniform(0.02, 0.22) if rng.random() < 0.85 else rng.uniform(0.2, 0.6)
     m[kernels.SKIN, 10:12] = gloss, rng.uniform(12, 60)
     iris = rng.choice([0, 1, 2], p=[0.6, 0.25, 0.15])
     base = ([0.06, 0.03, 0.015], [0.1, 0.16, 0.22], [0.1, 0.13, 0.06])[iris]
@@ -84,7 +98,7 @@ def random_materials(
     m[kernels.EYE, 9:12] = rng.uniform(0, 1), rng.uniform(0.4, 1.4), rng.uniform(200, 500)
     m[kernels.MOUTH, 0:3] = np.array([0.25, 0.06, 0.05]) * rng.uniform(0.4, 1.4)
     m[kernels.MOUTH, 10:12] = 0.2, 40
-    m[kernels.TEETH, 0:3] = rng.uniform(0.45, 0.85) * np.array([1, 0.96, 0.88 - 0.14 * age])
+    m[kernels.TEETH, 0:3] = rng.uniform(0.35, 0.68) * np.array([1, 0.96, 0.88 - 0.14 * age])
     m[kernels.TEETH, 10:12] = 0.3, 60
     colour = _hair_colour(rng, age)
     for index in (kernels.HAIR, kernels.BEARD):

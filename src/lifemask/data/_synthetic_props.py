@@ -16,6 +16,9 @@ from lifemask.data._synthetic_mesh import Mesh, create_mesh, grid_faces
 from lifemask.data._synthetic_rig import HeadRig
 from lifemask.data._synthetic_shell import Shell, create_shell
 
+SKIN_ROWS = 5
+"""Rows of the shoulders' grid above the neckline."""
+
 
 @dataclass(frozen=True)
 class PropKit:
@@ -124,20 +127,23 @@ def shoulders(kit: PropKit, head, rng: np.random.Generator) -> Mesh:
             [-420, 200 * wide, rz * 2.1],
         ]
     )
-    n = 32
-    a = np.linspace(-np.pi, np.pi, n, endpoint=False)
-    points = np.empty((len(profile), n, 3))
-    points[..., 0] = profile[:, 1:2] * np.sin(a)
-    points[..., 1] = profile[:, :1] - 12 * np.clip(np.cos(a), 0, 1) * (profile[:, :1] < -4)
-    points[..., 2] = profile[:, 2:3] * np.cos(a)
-    points += base
-    rows = np.arange(len(profile))[:, None] / (len(profile) - 1.0)
-    uv = np.stack([np.broadcast_to(a / (2 * np.pi), points.shape[:2]),
-                   np.broadcast_to(rows, points.shape[:2])], -1)  # fmt: skip
-    faces = grid_faces(len(profile), n, True)
-    centre = points.reshape(-1, 3)[faces].mean(1) - base
+    a = np.linspace(-np.pi, np.pi, 36, endpoint=False)
     depth = rng.choice([40.0, rng.uniform(0, 25), -rng.uniform(5, 110)], p=[0.35, 0.3, 0.35])
-    toward = np.clip(centre[:, 2] / (np.abs(centre[:, 0]) + 30), 0, 1)
-    line = np.where(depth < 0, depth * toward + 4, depth)
-    material = np.where(centre[:, 1] > line, kernels.SKIN_PLAIN, kernels.CLOTH).astype(np.uint8)
-    return create_mesh(points, faces, uv, material, 0.85, frame="body", casts=False)
+    line = 4 + depth * np.clip(np.cos(a), 0, 1) ** 1.5 if depth < 0 else np.full(len(a), depth)
+    top = float(profile[0, 0])
+    line = np.minimum(line, top)
+    t = np.linspace(0, 1, SKIN_ROWS)[:, None]
+    below = np.array([0.05, 0.12, 0.25, 0.5, 1.0])[:, None]
+    height = np.concatenate([top + t * (line - top), line + below * (profile[-1, 0] - line)])
+    down = profile[::-1]
+    half_x, half_z = (np.interp(height, down[:, 0], down[:, k]) for k in (1, 2))
+    chest = 12 * np.clip(np.cos(a), 0, 1) * np.clip(-height / 10, 0, 1)
+    points = np.stack([half_x * np.sin(a), height - chest, half_z * np.cos(a)], -1) + base
+    around = np.broadcast_to(a / (2 * np.pi), height.shape)
+    uv = np.stack([around, np.clip(-height, 0, None) / 420], -1)
+    rows, columns = height.shape
+    material = np.full(rows - 1, kernels.CLOTH)
+    material[: SKIN_ROWS - 1] = kernels.SKIN_PLAIN
+    faces = grid_faces(rows, columns, True)
+    ids = np.repeat(material, 2 * columns)
+    return create_mesh(points, faces, uv, ids, 0.85, frame="body", casts=False)

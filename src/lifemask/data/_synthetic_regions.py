@@ -31,10 +31,11 @@ def texel_regions(rig: HeadRig, masks: SkinMasks) -> NDArray[np.uint8]:
     """Class (rows, columns) of each texel of the skin layout; `SCALP` on the skull."""
     from lifemask.data._synthetic_rig import rasterize_texels
 
-    wanted = ("nose", "lips", "ears", "face")
-    masked = {n: m.numpy() for n, m in rig.model.topology.regions.items() if n in wanted}
-    empty = np.zeros(len(rig.mean_mm), bool)
-    columns = np.stack([masked.get(n, empty) for n in wanted], 1).astype(np.float32)
+    named = rig.model.topology.regions
+    trusted = ("nose", "lips", "ears", "face")[: 4 if rig.native else 3]
+    masks_of = _guessed_regions(rig) | {n: named[n].numpy() for n in trusted if n in named}
+    columns = np.stack([masks_of[n] for n in ("nose", "lips", "ears", "face")], 1)
+    columns = columns.astype(np.float32)
     skin = rig.face_material == kernels.SKIN
     values = rasterize_texels(columns[rig.faces], rig.face_uv, skin, rig.texture_shape)
     nose, lips, ears, face = np.moveaxis(np.nan_to_num(values) > 0.5, -1, 0)
@@ -50,7 +51,25 @@ def texel_regions(rig: HeadRig, masks: SkinMasks) -> NDArray[np.uint8]:
     out[(masks.brow > 0.6) & near] = BROWS
     out[nose] = NOSE
     out[lips | (masks.lips > 0.5)] = LIPS
+    if masks.eyes is not None:
+        out[masks.eyes[0] > 0.5] = EYES
     return out
+
+
+def _guessed_regions(rig: HeadRig) -> dict[str, NDArray[np.bool_]]:
+    """Vertex masks (v,) where a model names no regions, from its landmarks; no ears, no lips.
+
+    Models disagree on what "face" is (ICT-FaceKit's reaches down to the chest), so that one is
+    guessed for all but the default model.
+    """
+    lm = rig.landmarks68_mm
+    x, y, z = rig.mean_mm.T
+    front = (z > lm[[0, 16], 2].mean() - 5) & (y > lm[8, 1] - 6)
+    down = np.clip((lm[27, 1] - y) / (lm[27, 1] - lm[33, 1]), 0.4, 1)
+    wing = np.abs(lm[[31, 35], 0]).mean() * down
+    nose = front & (np.abs(x) < 1.25 * wing) & (y > lm[33, 1] - 3) & (y < lm[27, 1])
+    nothing = np.zeros(len(x), np.bool_)
+    return {"nose": nose & (z > lm[31, 2] - 8), "lips": nothing, "ears": nothing, "face": front}
 
 
 def face_regions(material: NDArray[np.uint8]) -> NDArray[np.uint8]:

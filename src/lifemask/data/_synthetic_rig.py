@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lifemask.data import _synthetic_kernels as kernels
+from lifemask.data import _synthetic_parts as parts
 
 if TYPE_CHECKING:
     from lifemask.facemodel.base import FaceModel
 
 TEXTURE_HEIGHT = 448
-"""Rows of a skin texture; its width follows from the layout's aspect."""
-GUM_V = 0.33
-"""The teeth part keeps its gums below this v in its own UV square."""
+"""Rows of a native skin texture; its width follows from the layout's aspect."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,11 @@ class HeadRig:
     Attributes:
         model: the face model.
         mean_mm: (v, 3) neutral mean head.
-        faces: (f, 3) int32.
+        native: the model's skin has the UVs of the CC0 skins; else it lies on a sphere.
+        faces: (f, 3) int32, those of the model that are drawn.
         face_uv: (f, 3, 2) float32: texel position on skin, direction (x, y) on the eye sphere.
+        model_uv: (f, 3, 2) float32: the model's own texture coordinates on the skin of its face,
+            `NO_UV` elsewhere.
         face_material: (f,) uint8, see `_synthetic_kernels`.
         occlusion: (v,) ambient visibility in [0, 1].
         eyes: the eyeball at +x and the one at -x; empty where the model has none.
@@ -46,14 +48,16 @@ class HeadRig:
         landmarks68_mm: (68, 3) `anatomy_set` on the mean head.
         texture_shape: (rows, columns).
         texel_mm: (rows, columns, 3) rest position of each texel, NaN outside the layout.
-        uv_box: (u0, v0, u1, v1) part of the model's UV square that the texture holds.
+        uv_box: (u0, v0, u1, v1) part of the layout's UV square that the texture holds.
         cheek_texels: (n, 2) rows and columns of texels on the cheeks, for a mean skin colour.
     """
 
     model: FaceModel
     mean_mm: NDArray[np.float32]
+    native: bool
     faces: NDArray[np.int32]
     face_uv: NDArray[np.float32]
+    model_uv: NDArray[np.float32]
     face_material: NDArray[np.uint8]
     occlusion: NDArray[np.float32]
     eyes: tuple[Eye, Eye]
@@ -87,27 +91,59 @@ def create_rig(model: FaceModel) -> HeadRig:
         mean = model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
         lm68 = model.landmarks(mean, anatomy_set).numpy().astype(np.float32)
     mean_mm = mean.numpy().astype(np.float32)
-    topology = model.topology
-    faces = topology.faces.numpy().astype(np.int32)
-    uvs = topology.uvs.numpy().astype(np.float32)
-    faces_uv = topology.faces_uv.numpy()
-    island = _skin_island(mean_mm, faces, faces_uv, lm68[30])
-    occlusion = _ambient_occlusion(mean_mm, faces)
-    outer = (mean_mm[faces][..., 1].mean(1) < lm68[8, 1] + 5) | (occlusion[faces].max(1) > 0.25)
-    material = _materials(topology.face_part.numpy(), topology.part_names, island, outer)
-    corners = uvs[faces_uv]
-    gums = (material == kernels.TEETH) & (corners[..., 1].max(1) < GUM_V)
-    material[gums] = kernels.MOUTH
-    occlusion = _open_mouth(occlusion, faces, material, topology.face_part.numpy())
-    box, shape = _layout(corners[material == kernels.SKIN])
+    native = model.name in parts.NATIVE
+    faces, material, occlusion, corners, model_uv = (_native if native else _foreign)(
+        model, mean_mm, lm68
+    )
+    box, shape = ((0.0, 0.0, 1.0, 1.0), parts.SPHERE_SHAPE)
+    if native:
+        box, shape = _layout(corners[material == kernels.SKIN])
     face_uv = _texel_corners(corners, box, shape)
     eye_faces = np.flatnonzero(material == kernels.EYE)
     texel_mm = rasterize_texels(mean_mm[faces], face_uv, material == kernels.SKIN, shape)
     return HeadRig(
-        model, mean_mm, faces, face_uv, material, occlusion,
+        model, mean_mm, native, faces, face_uv, model_uv, material, occlusion,
         _eyes(mean_mm, faces, material), eye_faces, label_set, box_set, anatomy_set, lm68, shape,
         texel_mm, box, _cheek_texels(texel_mm, lm68),
     )  # fmt: skip
+
+
+def _native(model: FaceModel, mean_mm, lm68):
+    """Faces, materials, occlusion, layout corners and model UVs of the default head."""
+    topology = model.topology
+    faces = topology.faces.numpy().astype(np.int32)
+    faces_uv, part = topology.faces_uv.numpy(), topology.face_part.numpy()
+    island = _skin_island(mean_mm, faces, faces_uv, lm68[30])
+    occlusion = _ambient_occlusion(mean_mm, faces)
+    outer = (mean_mm[faces][..., 1].mean(1) < lm68[8, 1] + 5) | (occlusion[faces].max(1) > 0.25)
+    material = parts.native_materials(topology, island, outer)
+    occlusion = _open_mouth(occlusion, faces, material, part > 0)
+    corners = topology.uvs.numpy().astype(np.float32)[faces_uv]
+    return faces, material, occlusion, corners, _only(corners, material == kernels.SKIN)
+
+
+def _foreign(model: FaceModel, mean_mm, lm68):
+    """The same of any other model, without the triangles that are not drawn."""
+    topology = model.topology
+    every = topology.faces.numpy().astype(np.int32)
+    solid = parts.part_materials(topology.part_names)[topology.face_part.numpy()]
+    drawn = solid != parts.NOT_DRAWN
+    occlusion = _ambient_occlusion(mean_mm, every[drawn])
+    material = parts.foreign_materials(topology, occlusion)
+    faces, material = every[drawn], material[drawn]
+    occlusion = _open_mouth(occlusion, faces, material, solid[drawn] != kernels.SKIN)
+    corners = parts.sphere_corners(mean_mm, faces, lm68)
+    own = topology.uvs.numpy().astype(np.float32)[topology.faces_uv.numpy()][drawn]
+    part = topology.face_part.numpy()[drawn]
+    tip = np.argmin(np.linalg.norm(mean_mm[faces].mean(1) - lm68[30], axis=1))
+    has_uv = np.ptp(topology.uvs.numpy(), axis=0).min() > 0
+    face_skin = (material == kernels.SKIN) & (part == part[tip]) & has_uv
+    return faces, material, occlusion, corners, _only(own, face_skin)
+
+
+def _only(uv, use) -> NDArray[np.float32]:
+    """Corner coordinates (f, 3, 2) where `use` (f,) holds, `NO_UV` elsewhere."""
+    return np.where(use[:, None, None], uv, np.float32(kernels.NO_UV)).astype(np.float32)
 
 
 LABEL_SETS = ("lifemask392", "ict68", "ibug68", "ibug68-3d-bfm")
@@ -156,30 +192,17 @@ def _cheek_texels(texel_mm, lm68) -> NDArray[np.int64]:
     return np.argwhere(near)[::5]
 
 
-def _materials(face_part, part_names, island, outer) -> NDArray[np.uint8]:
-    """Material of each triangle; the neck's base has UVs of its own and gets a plain colour."""
-    material = np.full(len(face_part), kernels.MOUTH, np.uint8)
-    for index, name in enumerate(part_names):
-        if name == "skin":
-            material[(face_part == index) & island] = kernels.SKIN
-            material[(face_part == index) & ~island & outer] = kernels.SKIN_PLAIN
-        elif "eye" in name:
-            material[face_part == index] = kernels.EYE
-        elif "teeth" in name:
-            material[face_part == index] = kernels.TEETH
-    return material
-
-
-def _open_mouth(occlusion, faces, material, face_part) -> NDArray[np.float32]:
+def _open_mouth(occlusion, faces, material, other_part) -> NDArray[np.float32]:
     """Ambient visibility with teeth, gums and tongue as an open mouth shows them.
 
     The mean head's mouth is closed, so all inside would be black; closed lips hide it anyway.
+    `other_part` (f,) marks triangles that belong to parts other than the skin.
     """
     out = occlusion.copy()
-    inner = np.unique(faces[(material == kernels.MOUTH) & (face_part > 0)])
-    out[inner] = np.maximum(out[inner], 0.3)
+    inner = np.unique(faces[(material == kernels.MOUTH) & other_part])
+    out[inner] = np.maximum(out[inner], 0.25)
     tooth = np.unique(faces[material == kernels.TEETH])
-    out[tooth] = np.maximum(out[tooth], 0.5)
+    out[tooth] = np.maximum(out[tooth], 0.4)
     return out
 
 

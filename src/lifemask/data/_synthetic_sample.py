@@ -57,9 +57,21 @@ def _index(names: tuple[str, ...]) -> dict[tuple[str, str], int]:
     return {_key(n): i for i, n in enumerate(names)}
 
 
-def random_face(names: tuple[str, ...], rng: np.random.Generator) -> FaceDraw:
-    """Expression, pose and gaze; the lids follow the eyes where the model has eyeLook shapes."""
+def random_face(
+    names: tuple[str, ...],
+    rng: np.random.Generator,
+    ranges: tuple[tuple[float, float], ...] | None = None,
+) -> FaceDraw:
+    """Expression, pose and gaze; the lids follow the eyes where the model has eyeLook shapes.
+
+    Args:
+        names: of the model's expressions.
+        rng: decides.
+        ranges: (lowest, highest) of each expression (`FaceModel.expression_range`).
+    """
     expression = random_expression(names, rng)
+    if ranges is not None:
+        expression = _in_ranges(expression, np.array(ranges, np.float32), rng)
     angles = random_angles_deg(rng)
     gaze = random_gaze_deg(angles, rng)
     index = _index(names)
@@ -73,6 +85,14 @@ def random_face(names: tuple[str, ...], rng: np.random.Generator) -> FaceDraw:
             if (stem, side) in index:
                 expression[index[stem, side]] = min(degrees / full, 1.0)
     return FaceDraw(expression, angles, gaze)
+
+
+def _in_ranges(activations, ranges, rng) -> NDArray[np.float32]:
+    """Activations (e,) stretched from [0, 1] to `ranges` (e, 2); signed ones are drawn anew."""
+    low, high = ranges.T
+    calm = 0.0 if rng.random() < 0.15 else rng.uniform(0.2, 1.2)
+    signed = np.clip(rng.standard_normal(len(low)) * calm * high / 3, low, high)
+    return np.where(low < 0, signed, low + activations * (high - low)).astype(np.float32)
 
 
 def random_gaze_deg(

@@ -15,6 +15,7 @@ from lifemask.data._synthetic_kernels import (
     HAIR,
     HAND,
     HAT,
+    NO_UV,
     OBJECT,
     SKIN,
     SKIN_PLAIN,
@@ -22,8 +23,6 @@ from lifemask.data._synthetic_kernels import (
 )
 
 MIN_ALBEDO = 0.003
-NO_TEXEL = -1e4
-"""Texel position of what is no skin (these kernels know no NaN)."""
 
 
 @njit(**FAST)
@@ -281,8 +280,8 @@ def shade_scene(
 @njit(**FAST)
 def truth_maps(
     screen, points, normals, occlusion, shadow, faces, face_uv, face_material, materials, noise,
-    texture, skin_lut, skin_mix, card, depth, ids,
-    out_normal, out_albedo, out_texel, out_light, out_material,
+    texture, skin_lut, skin_mix, card, model_uv, depth, ids,
+    out_normal, out_albedo, out_uv, out_light, out_material,
 ):  # fmt: skip
     """What the centre of each pixel shows, from a raster of one sample per pixel.
 
@@ -301,18 +300,19 @@ def truth_maps(
         skin_lut: (256, 3).
         skin_mix: (3, 3).
         card: (h, w, 3).
+        model_uv: (k, 3, 2) texture coordinates of the first k faces, those of the face model.
         depth: (h, w) from `rasterize_scene` at one sample per pixel.
         ids: (h, w) from the same.
         out_normal: (h, w, 3) unit, camera frame, towards the viewer on two-sided props; 0 = empty.
         out_albedo: (h, w, 3) linear; 0 = empty.
-        out_texel: (h, w, 2) texel position on skin, `NO_TEXEL` elsewhere.
+        out_uv: (h, w, 2) from `model_uv`, `NO_UV` off the face model.
         out_light: (h, w, 2) ambient visibility and share of the key light that arrives; 0 = empty.
         out_material: (h, w) uint8, 255 = empty.
     """
     for y in range(ids.shape[0]):
         for x in range(ids.shape[1]):
             f = ids[y, x]
-            out_texel[y, x, 0] = out_texel[y, x, 1] = NO_TEXEL
+            out_uv[y, x, 0] = out_uv[y, x, 1] = NO_UV
             if f < 0:
                 out_normal[y, x] = 0.0
                 out_albedo[y, x] = 0.0
@@ -337,5 +337,7 @@ def truth_maps(
             out_light[y, x, 0] = p0 * occlusion[i0] + p1 * occlusion[i1] + p2 * occlusion[i2]
             out_light[y, x, 1] = p0 * shadow[i0] + p1 * shadow[i1] + p2 * shadow[i2]
             out_material[y, x] = material
-            if material == SKIN:
-                out_texel[y, x, 0], out_texel[y, x, 1] = s, t
+            if f < model_uv.shape[0]:
+                for c in range(2):
+                    uv = p0 * model_uv[f, 0, c] + p1 * model_uv[f, 1, c] + p2 * model_uv[f, 2, c]
+                    out_uv[y, x, c] = uv

@@ -36,6 +36,7 @@ class Shell:
 
 
 def create_shell(rig: HeadRig) -> Shell:
+    """The shell around a rig's mean head, smoothed; a head without a skull gets a round one."""
     mean, lm = rig.mean_mm, rig.landmarks68_mm
     skin = rig.faces[rig.face_material == kernels.SKIN]
     upper = mean[np.unique(skin)]
@@ -83,25 +84,38 @@ def _smooth_columns(radius):
 
 
 def _cast(origins, directions, vertices, faces):
-    """Largest ray parameter at which each ray (…, 3) crosses the mesh, NaN where it misses."""
-    o = origins.reshape(-1, 3).astype(np.float64)
-    d = directions.reshape(-1, 3).astype(np.float64)
-    a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
-    e1, e2 = b - a, c - a
-    out = np.full(len(o), np.nan)
-    for i in range(len(o)):
-        p = np.cross(d[i], e2)
-        det = (e1 * p).sum(1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            s = o[i] - a
-            u = (s * p).sum(1) / det
-            q = np.cross(s, e1)
-            v = (q @ d[i]) / det
-            t = (e2 * q).sum(1) / det
-            hit = (u >= 0) & (v >= 0) & (u + v <= 1) & (t > 0)
-        if hit.any():
-            out[i] = t[hit].max()
-    return out.reshape(origins.shape[:-1])
+    """Largest ray parameter at which rays (r, c, 3) cross the mesh, NaN where they miss.
+
+    The rays of a row share their origin; each is tested against the triangles whose cone of
+    directions, seen from there, holds it.
+    """
+    corners = vertices[faces].astype(np.float64)
+    out = np.full(origins.shape[:2], np.nan)
+    for row in range(len(origins)):
+        origin = origins[row, 0].astype(np.float64)
+        seen = corners - origin
+        unit = seen / np.maximum(np.linalg.norm(seen, axis=-1, keepdims=True), 1e-9)
+        axis = unit.sum(1)
+        axis /= np.maximum(np.linalg.norm(axis, axis=1, keepdims=True), 1e-9)
+        reach = np.einsum("fkc,fc->fk", unit, axis).min(1) - 1e-6
+        reach[reach < 0.2] = -1  # triangles around the origin: no cone
+        for k, direction in enumerate(directions[row].astype(np.float64)):
+            out[row, k] = _farthest(direction, seen[axis @ direction >= reach])
+    return out
+
+
+def _farthest(direction, corners) -> float:
+    """Largest parameter of a ray from the origin in triangles (n, 3, 3) (Moeller 1997)."""
+    a, e1, e2 = corners[:, 0], corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    p = np.cross(direction, e2)
+    det = (e1 * p).sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u = -(a * p).sum(1) / det
+        q = np.cross(-a, e1)
+        v = (q @ direction) / det
+        t = (e2 * q).sum(1) / det
+        hit = (u >= 0) & (v >= 0) & (u + v <= 1) & (t > 0)
+    return float(t[hit].max()) if hit.any() else np.nan
 
 
 def follow(shell: Shell, mean: NDArray[np.float32], head: NDArray[np.float32]) -> NDArray:

@@ -21,7 +21,8 @@ class SkinMasks:
     """Soft masks (rows, columns) in [0, 1] over the texture layout, from the mean head's shape.
 
     `brow_along` and `brow_across` are mm along and across the nearest brow, for strokes;
-    `wrinkles` are lines of the forehead, around the eyes, and around the mouth, (3, rows, columns).
+    `wrinkles` are lines of the forehead, around the eyes, and around the mouth, (3, rows, columns);
+    `eyes` (2, rows, columns), of models without eyeballs, are openings and mm from the irises.
     """
 
     brow: NDArray[np.float32]
@@ -35,10 +36,11 @@ class SkinMasks:
     beard: dict[str, NDArray[np.float32]]
     scalp: NDArray[np.float32]
     wrinkles: NDArray[np.float32]
+    eyes: NDArray[np.float32] | None = None
 
 
 def load_skins(folder: Path, rig: HeadRig) -> NDArray[np.float32]:
-    """CC0 skins of a folder on the texture layout: (n, rows, columns, 3) sRGB in [0, 1].
+    """CC0 skins of a folder on a native texture layout: (n, rows, columns, 3) sRGB in [0, 1].
 
     Raises:
         UserError: the folder holds no `*_diffuse*.jpg`.
@@ -94,6 +96,7 @@ def create_masks(rig: HeadRig, beards: dict[str, NDArray[np.float32]]) -> SkinMa
         _f(np.clip(1.5 - lash_d / 1.3, 0, 1) * front), _f(np.exp(-((lid_d / 9) ** 4)) * front),
         _f(np.exp(-((cheek / 24) ** 2)) * front), _f(np.exp(-((nose_d / 18) ** 2)) * front),
         beard, _f(np.where(np.isnan(rig.texel_mm[..., 0]), 0, scalp)), _wrinkles(p, lm, front),
+        None if len(rig.eye_faces) else _painted_eyes(p, lm),
     )  # fmt: skip
 
 
@@ -160,17 +163,32 @@ def _polyline_distance(p, lines):
 
 def _lips(p, lm):
     """Soft lip mask: inside the outer lip contour seen from the front."""
+    return _f(_inside(p, lm[48:60, :2], 1.5) * (p[..., 2] > lm[48, 2] - 18))
+
+
+def _inside(p, outline, soft: float):
+    """Soft mask (rows, columns) of texels inside an outline (n, 2) mm seen from the front."""
     from scipy.ndimage import gaussian_filter, map_coordinates
     from skimage.draw import polygon
 
-    step, x0, y0 = 0.5, -50.0, lm[57, 1] - 25
-    canvas = np.zeros((180, 200), np.float32)
-    r, c = polygon((lm[48:60, 1] - y0) / step, (lm[48:60, 0] - x0) / step, canvas.shape)
+    step, low = 0.5, outline.min(0) - 25
+    size = ((np.ptp(outline, axis=0) + 50) / step).astype(int)
+    canvas = np.zeros((size[1], size[0]), np.float32)
+    r, c = polygon((outline[:, 1] - low[1]) / step, (outline[:, 0] - low[0]) / step, canvas.shape)
     canvas[r, c] = 1
-    canvas = gaussian_filter(canvas, 1.5)
-    where = np.stack([(p[..., 1] - y0) / step, (p[..., 0] - x0) / step])
-    mask = map_coordinates(canvas, where, order=1, cval=0.0)
-    return _f(mask * (p[..., 2] > lm[48, 2] - 18))
+    canvas = gaussian_filter(canvas, soft)
+    where = np.stack([(p[..., 1] - low[1]) / step, (p[..., 0] - low[0]) / step])
+    return map_coordinates(canvas, where, order=1, cval=0.0)
+
+
+def _painted_eyes(p, lm):
+    """Openings of the eyes, and mm to the nearest iris's centre, as (2, rows, columns)."""
+    opening, away = np.zeros(p.shape[:2], np.float32), np.full(p.shape[:2], 99, np.float32)
+    for ids in (range(36, 42), range(42, 48)):
+        outline = lm[list(ids), :2]
+        opening = np.maximum(opening, _inside(p, outline, 0.8) * (p[..., 2] > lm[36, 2] - 12))
+        away = np.minimum(away, np.hypot(*np.moveaxis(p[..., :2] - outline.mean(0), -1, 0)))
+    return _f(np.stack([opening, away]))
 
 
 def noise_field(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> NDArray:
@@ -220,6 +238,8 @@ def vary_skin(
     log -= (strength * blush)[..., None] * BLOOD
     log = _age(log, masks, rng, age, strength)
     log = _spots(log, masks, rng, age, strength)
+    if masks.eyes is not None:
+        log = _paint_eyes(log, masks.eyes, rng)
     log = _make_up(log, masks, rng, strength)
     log = _facial_hair(log, masks, rng, age, strength)
     if rng.random() < 0.04 * strength:
@@ -267,6 +287,15 @@ def _spots(log, masks, rng, age, strength):
         dot = np.exp(-(((yy - y) ** 2 + (xx - x) ** 2) / r**2))
         log[y0:y1, x0:x1] -= (rng.uniform(*reach) * dot)[..., None].astype(np.float32) * MELANIN
     return log
+
+
+def _paint_eyes(log, eyes, rng):
+    """White, iris and pupil on the skin of a model that has no eyeballs."""
+    opening, away = eyes
+    iris = rng.uniform(0.02, 0.2) * np.array([1.0, rng.uniform(0.5, 1.4), rng.uniform(0.3, 1.6)])
+    log = _blend(log, opening, rng.uniform(0.45, 0.75) * np.array([1, 0.96, 0.92]), 1.0)
+    log = _blend(log, opening * np.clip(6.5 - away, 0, 1), iris, 1.0)
+    return _blend(log, opening * np.clip(2.8 - away, 0, 1), np.full(3, 0.008), 1.0)
 
 
 def _blend(log, mask, colour, amount):

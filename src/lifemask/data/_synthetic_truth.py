@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lifemask.data import _synthetic_kernels as kernels
+from lifemask.data._synthetic_kernels import NO_UV
 from lifemask.data._synthetic_render import Shot, glazed, visible_points
 from lifemask.data._synthetic_scene import ORTHOGRAPHIC_MM
-from lifemask.data._synthetic_shade import NO_TEXEL, truth_maps
+from lifemask.data._synthetic_shade import truth_maps
 
 if TYPE_CHECKING:
-    from lifemask.data._synthetic_rig import HeadRig
     from lifemask.data._synthetic_scene import Scene
     from lifemask.data.synthetic import Banks, Generator
     from lifemask.facemodel.base import FaceModel
@@ -49,7 +49,8 @@ class Maps:
     Attributes:
         depth_mm: (h, w) -z in the camera frame of `types.Camera`, larger is farther; NaN = empty.
         normals: (h, w, 3) unit, camera frame, of the interpolated vertex normals; 0 = empty.
-        uv: (h, w, 2) the face model's texture coordinates on its skin, NaN elsewhere.
+        uv: (h, w, 2) the face model's own texture coordinates on the skin of its face, NaN
+            elsewhere and where the model has none.
         albedo: (h, w, 3) linear colour that the light is multiplied with; 0 = empty.
         ambient: (h, w) share of the surroundings that the surface sees, a factor on the light.
         key: (h, w) share of the key light that is not in shadow.
@@ -90,16 +91,17 @@ def create_maps(generator: Generator, banks: Banks, scene: Scene, shot: Shot) ->
         generator.noise, inverse, ids,
     )  # fmt: skip
     normals, albedo = np.empty((2, size, size, 3), np.float32)
-    texel, light = np.empty((2, size, size, 2), np.float32)
+    uv, light = np.empty((2, size, size, 2), np.float32)
     material = np.empty((size, size), np.uint8)
     truth_maps(
         screen, soup.points, soup.normals, soup.occlusion, shot.lit, soup.faces, soup.face_uv,
         soup.material, scene.materials, generator.noise, banks.skins[tone.skin], tone.lut, tone.mix,
-        shot.card, inverse, ids, normals, albedo, texel, light, material,
+        shot.card, generator.rig.model_uv, inverse, ids, normals, albedo, uv, light, material,
     )  # fmt: skip
+    uv[uv < NO_UV / 2] = np.nan
     model = (ids >= 0) & (ids < len(generator.rig.faces))
     return Maps(
-        _depth_mm(inverse, scene.view.orthographic), normals, _uv(texel, generator.rig), albedo,
+        _depth_mm(inverse, scene.view.orthographic), normals, uv, albedo,
         light[..., 0], light[..., 1], material, model, shot.cover, glazed(scene, shot),
     )  # fmt: skip
 
@@ -108,15 +110,6 @@ def _depth_mm(inverse: NDArray[np.float32], orthographic: bool) -> NDArray[np.fl
     with np.errstate(divide="ignore"):
         depth = np.where(inverse > 0, 1 / inverse.astype(np.float64), np.nan)
     return (depth - ORTHOGRAPHIC_MM * orthographic).astype(np.float32)
-
-
-def _uv(texel: NDArray[np.float32], rig: HeadRig) -> NDArray[np.float32]:
-    """Texel positions (h, w, 2) as the model's texture coordinates, NaN off the skin."""
-    u0, v0, u1, v1 = rig.uv_box
-    rows, columns = rig.texture_shape
-    u = u0 + (texel[..., 0] + 0.5) * ((u1 - u0) / columns)
-    v = v1 - (texel[..., 1] + 0.5) * ((v1 - v0) / rows)
-    return np.where(texel[..., :1] <= NO_TEXEL, np.nan, np.stack([u, v], -1)).astype(np.float32)
 
 
 def landmark_truth(

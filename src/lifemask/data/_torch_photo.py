@@ -37,11 +37,12 @@ _CHROMA = (
 def exposure_gains(
     exposures: Sequence[Exposure], linear: Pictures, labels: Float[Tensor, "b n 3"]
 ) -> Float[Tensor, "b 3"]:
-    """Gains of automatic exposures metered at face points, as `exposure_gain`."""
+    """Gains of automatic exposures metered at face and picture, as `exposure_gain`."""
     side = linear.shape[1] - 1
     x, y = (labels[..., k].round().long().clamp(0, side) for k in (0, 1))
     image = torch.arange(len(linear), device=linear.device)[:, None]
-    level = linear[image, y, x].flatten(1).quantile(0.5, dim=1).clamp(min=0.004)
+    face = linear[image, y, x].flatten(1).quantile(0.5, dim=1)
+    level = (0.6 * face + 0.4 * linear.clamp(max=1.5).mean((1, 2, 3))).clamp(min=0.004)
     power = linear.new_tensor([e.power for e in exposures])
     own = torch.stack([torch.from_numpy(e.gain) for e in exposures]).to(linear)
     return ((0.2 / level) ** power).clamp(0.4, 9.0)[:, None] * own

@@ -63,7 +63,7 @@ class Hits:
 
     Attributes:
         image: (p,); y: (p,) and x: (p,) sample position.
-        face: (p,); material: (p,).
+        face: (p,); weights: (p, 3) its perspective-correct barycentrics; material: (p,).
         uv: (p, 2) material coordinates.
         normals: (p, 3) unit, towards the viewer on two-sided props; view: (p, 3) unit, to the eye.
         facing: (p,) cosine between the two.
@@ -74,6 +74,7 @@ class Hits:
     y: Int[Tensor, "p"]
     x: Int[Tensor, "p"]
     face: Int[Tensor, "p"]
+    weights: Float[Tensor, "p 3"]
     material: Int[Tensor, "p"]
     uv: Float[Tensor, "p 2"]
     normals: Float[Tensor, "p 3"]
@@ -104,9 +105,9 @@ def hits(
     material = scene.material[face]
     flip = torch.where((material >= kernels.HAIR) & (facing < 0), -1.0, 1.0)
     return Hits(
-        image, y, x, face, material, mixed(scene.face_uv[face]), normals * flip[:, None], view,
-        facing * flip, (weights * scene.occlusion[corner]).sum(1),
-        (weights * scene.lit[corner]).sum(1),
+        image, y, x, face, weights, material, mixed(scene.face_uv[face]),
+        normals * flip[:, None], view, facing * flip,
+        (weights * scene.occlusion[corner]).sum(1), (weights * scene.lit[corner]).sum(1),
     )  # fmt: skip
 
 

@@ -6,21 +6,26 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lifemask.assets import UserError
-from lifemask.types import REGION_NAMES
+from lifemask.data._synthetic_cache import (
+    FORMAT_VERSION,
+    model_fingerprint,
+    write_cache,
+    write_header,
+    write_shard,
+)
 
 if TYPE_CHECKING:
+    from lifemask.data._synthetic_parts import Borrowed
     from lifemask.data._synthetic_props import PropKit
     from lifemask.data._synthetic_rig import HeadRig
     from lifemask.data._synthetic_scene import Scene, View
@@ -30,10 +35,13 @@ if TYPE_CHECKING:
     from lifemask.facemodel.base import FaceModel
     from lifemask.types import Camera, Lighting
 
-LOGGER = logging.getLogger(__name__)
-FORMAT_VERSION = 3
 HELD_OUT_SEED = 900_000_000
 """Runs with this seed or a larger one are test material: their people are never trained on."""
+__all__ = [
+    "FORMAT_VERSION", "HELD_OUT_SEED", "Banks", "Generator", "Sample", "SyntheticConfig",
+    "create_generator", "model_fingerprint", "render_samples", "write_cache", "write_header",
+    "write_shard",
+]  # fmt: skip
 Family = Literal["open", "research"]
 CameraChoice = Literal["perspective", "orthographic", "both"]
 TruthLevel = Literal["labels", "maps"]
@@ -178,6 +186,7 @@ class Generator:
     skins: NDArray[np.float32]
     surroundings: Surroundings
     photo_skins: NDArray[np.uint8] | None = None
+    borrowed: Borrowed | None = None
     noise: NDArray[np.float32] = field(default_factory=lambda: np.zeros(1, np.float32))
 
     def banks(self, shard: int) -> Banks:
@@ -192,7 +201,8 @@ class Generator:
             age = float(rng.beta(1.1, 1.4))
             if self.photo_skins is not None and rng.random() < 0.75:
                 base = self.photo_skins[rng.integers(len(self.photo_skins))][None]
-                base = _grow(base, self.masks.lips.shape)
+                base = _grow(base, self.borrowed.shape if self.borrowed else self.masks.lips.shape)
+                base = self.borrowed.dress(base) if self.borrowed else base
                 skins.append(vary_skin(base, self.masks, rng, age, strength=0.25))
                 freedom.append(0.5)
             else:
@@ -264,7 +274,7 @@ def create_generator(
     Args:
         config: settings of the run.
         data: folder with `skins/` (jpg) and `hdri/` (exr).
-        model: the face model; None loads the default one.
+        model: any face model with 68 landmarks; None loads the default one.
         photo_skins: npz with `textures` (n, h, w, 3) and `photos` (n, s, s, 3), uint8, written by
             `tools/unwrap_photo_textures.py`; required by, and only allowed for, "research".
 
@@ -272,6 +282,7 @@ def create_generator(
         UserError: `photo_skins` does not fit the family, skins or environments are missing, or
             the face model has no landmarks that the generator can use.
     """
+    from lifemask.data._synthetic_parts import borrow_texels, default_rig
     from lifemask.data._synthetic_props import create_props
     from lifemask.data._synthetic_regions import texel_regions
     from lifemask.data._synthetic_rig import create_rig
@@ -292,9 +303,13 @@ def create_generator(
             textures, photos = archive["textures"], archive["photos"]
     noise = np.random.default_rng([config.seed, 2]).random(1009).astype(np.float32)
     masks = create_masks(rig, props.beards)
+    source = rig if rig.native else default_rig()
+    borrowed = None if rig.native else borrow_texels(rig, source)
+    skins = load_skins(data / "skins", source)
+    surroundings = Surroundings(load_environments(data / "hdri"), photos)
     return Generator(
-        config, rig, props, masks, texel_regions(rig, masks), load_skins(data / "skins", rig),
-        Surroundings(load_environments(data / "hdri"), photos), textures, noise,
+        config, rig, props, masks, texel_regions(rig, masks),
+        borrowed.dress(skins) if borrowed else skins, surroundings, textures, borrowed, noise,
     )  # fmt: skip
 
 
@@ -333,158 +348,6 @@ def render_samples(
         yield sample
 
 
-def write_shard(generator: Generator, folder: Path, shard: int, count: int) -> None:
-    """Render and store one shard; the label file appears last and marks it complete."""
-    size = generator.config.size
-    first = shard * generator.config.shard_size
-    images = np.empty((count, size, size, 3), np.uint8)
-    regions = np.empty((count, size, size), np.uint8)
-    rows: dict[str, list] = {}
-    indices = list(range(first, first + count))
-    samples = render_samples(generator, generator.banks(shard), indices)
-    for k, sample in enumerate(samples):
-        images[k], regions[k] = sample.image, sample.region
-        for name, value in _label_row(sample).items():
-            rows.setdefault(name, []).append(value)
-    labels: dict[str, NDArray] = {name: np.stack(values) for name, values in rows.items()}
-    labels["nominal_side_px"] = np.array(generator.config.nominal_side_px, np.float32)
-    _replace(folder / f"images-{shard:04d}.npy", lambda file: np.save(file, images))
-    _replace(folder / f"regions-{shard:04d}.npy", lambda file: np.save(file, regions))
-    _replace(
-        folder / f"labels-{shard:04d}.npz",
-        lambda file: np.savez(file, allow_pickle=False, **labels),
-    )
-
-
-def _label_row(sample: Sample) -> dict[str, NDArray]:
-    return {
-        "points": sample.points,
-        "visible": sample.visible,
-        "rotation": sample.rotation,
-        "translation_mm": sample.translation_mm,
-        "f_px": np.array(sample.f_px, np.float32),
-        "center_px": sample.center_px,
-        "scale_px_per_mm": np.array(sample.view.scale_px_per_mm, np.float32),
-        "orthographic": np.array(sample.view.orthographic),
-        "identity": sample.identity.astype(np.float16),
-        "expression": sample.expression.astype(np.float16),
-        "gaze_deg": sample.gaze_deg,
-        "age": np.array(sample.age, np.float32),
-        "light_sh": sample.sh,
-        "key_direction": sample.key_direction,
-        "key_colour": sample.key_colour,
-        "gain": sample.gain,
-        "glasses": sample.flags[0],
-        "beard": sample.flags[1],
-        "occluder": sample.flags[2],
-    }
-
-
-def _replace(path: Path, write) -> None:
-    """Write a file so that it is either absent or complete."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    with temporary.open("wb") as file:
-        write(file)
-    temporary.replace(path)
-
-
-def model_fingerprint(model: FaceModel) -> str:
-    """Hash of a face model's response to fixed coefficients: changes when its shapes do."""
-    import hashlib
-
-    import torch
-
-    from lifemask.data._synthetic_rig import choose_sets
-
-    with torch.no_grad():
-        identity = torch.linspace(-1, 1, model.identity_size)
-        expression = torch.linspace(0, 0.5, len(model.expression_names))
-        vertices = model(identity, expression)
-        points = model.landmarks(vertices, choose_sets(model)[0])
-    rounded = (torch.cat([vertices, points]) * 100).round().to(torch.int32).numpy()
-    return hashlib.sha1(rounded.tobytes()).hexdigest()[:12]
-
-
-def write_header(config: SyntheticConfig, folder: Path, model: FaceModel, count: int) -> None:
-    """Write `header.json`: settings, conventions and the list of complete shards."""
-    from lifemask.data._synthetic_rig import choose_sets
-
-    names = sorted(p.stem.removeprefix("labels-") for p in folder.glob("labels-*.npz"))
-    header = {
-        "format": "lifemask-synthetic",
-        "version": FORMAT_VERSION,
-        "family": config.family,
-        "licence": "open" if config.family == "open" else "research only",
-        "seed": config.seed,
-        "image_size": config.size,
-        "expand": config.expand,
-        "nominal_side_px": config.nominal_side_px,
-        "convention": choose_sets(model)[0],
-        "camera": config.camera,
-        "held_out": config.held_out,
-        "face_model": model.name,
-        "face_model_sha1": model_fingerprint(model),
-        "identity_size": model.identity_size,
-        "expression_names": list(model.expression_names),
-        "count_planned": count,
-        "shard_size": config.shard_size,
-        "bank_size": config.bank_size,
-        "region_names": list(REGION_NAMES),
-        "shards": [
-            {
-                "images": f"images-{n}.npy",
-                "labels": f"labels-{n}.npz",
-                "regions": f"regions-{n}.npy",
-            }
-            for n in names
-        ],
-    }
-    text = json.dumps(header, indent=1).encode()
-    _replace(folder / "header.json", lambda file: file.write(text))
-
-
-def write_cache(
-    generator: Generator, folder: Path, count: int, part: tuple[int, int] = (0, 1)
-) -> None:
-    """Write the missing shards of a cache; shards can be read while the rest is made.
-
-    Args:
-        generator: decides every image.
-        folder: created if absent.
-        count: images in the whole cache.
-        part: (i, n): this process makes every n-th shard, starting with the i-th.
-
-    Raises:
-        UserError: the folder holds a cache of other settings.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    config = generator.config
-    _check_same_run(config, folder, generator.rig.model)
-    for shard in range(part[0], -(-count // config.shard_size), part[1]):
-        if (folder / f"labels-{shard:04d}.npz").exists():
-            continue
-        size = min(config.shard_size, count - shard * config.shard_size)
-        write_shard(generator, folder, shard, size)
-        write_header(config, folder, generator.rig.model, count)
-        LOGGER.info("%s: shard %d of %d images done", folder.name, shard, size)
-
-
-def _check_same_run(config: SyntheticConfig, folder: Path, model: FaceModel) -> None:
-    header = folder / "header.json"
-    if not header.exists():
-        return
-    old = json.loads(header.read_text())
-    new = {
-        "version": FORMAT_VERSION, "family": config.family, "seed": config.seed,
-        "image_size": config.size, "expand": config.expand, "shard_size": config.shard_size,
-        "bank_size": config.bank_size, "camera": config.camera, "face_model": model.name,
-        "face_model_sha1": model_fingerprint(model),
-    }  # fmt: skip
-    wrong = {k: (old[k], v) for k, v in new.items() if k in old and old[k] != v}
-    if wrong:
-        raise UserError(f"{folder} holds another run (stored, wanted): {wrong}; use a new folder")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Command line: write a cache of renders, resuming where a run stopped."""
     import argparse
@@ -495,7 +358,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="where the cache goes")
     parser.add_argument("--data", type=Path, required=True, help="folder with skins/ and hdri/")
     parser.add_argument("--count", type=int, default=40_000, help="images in the cache")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="from 900000000 on: tests only")
+    parser.add_argument("--camera", choices=get_args(CameraChoice), default="perspective")
     parser.add_argument("--shard-size", type=int, default=1000)
     parser.add_argument("--photo-skins", type=Path, help="npz; makes the cache research only")
     parser.add_argument("--part", default="0/1", help="I/N: make every N-th shard, from the I-th")
@@ -503,7 +367,9 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     family: Family = "open" if args.photo_skins is None else "research"
-    config = SyntheticConfig(family=family, seed=args.seed, shard_size=args.shard_size)
+    config = SyntheticConfig(
+        family=family, seed=args.seed, shard_size=args.shard_size, camera=args.camera
+    )
     first, parts = (int(x) for x in args.part.split("/"))
     generator = create_generator(config, args.data, photo_skins=args.photo_skins)
     write_cache(generator, args.folder, args.count, (first, parts))

@@ -21,7 +21,7 @@ from torch import Tensor
 from lifemask.data import _synthetic_regions as regions
 from lifemask.data import _torch_raster as raster
 from lifemask.data import _torch_shade as shade
-from lifemask.data._synthetic_kernels import MATERIALS, SKIN
+from lifemask.data._synthetic_kernels import MATERIALS, NO_UV
 from lifemask.data._synthetic_render import VISIBLE_TOLERANCE_MM
 from lifemask.data._synthetic_scene import ORTHOGRAPHIC_MM
 from lifemask.data._synthetic_truth import LandmarkTruth, Maps, model_points
@@ -117,6 +117,7 @@ class TorchEngine:
     def __init__(self, generator: Generator, device: torch.device | str = "cpu") -> None:
         self.generator = generator
         self.device = torch.device(device)
+        self._model_uv = torch.from_numpy(generator.rig.model_uv).to(self.device)
         self._texel_region = torch.from_numpy(generator.texel_region).to(self.device)
         table = regions.face_regions(np.arange(len(MATERIALS), dtype=np.uint8))
         self._region_of_material = torch.from_numpy(table).to(self.device)
@@ -294,28 +295,27 @@ class TorchEngine:
         head = len(self.generator.rig.faces)
         count = torch.bincount(surfaces.face_image, minlength=len(ids))
         start = count.cumsum(0) - count
-        uv = torch.where((hit.material == SKIN)[:, None], self._uv(hit.uv), torch.nan)
+        face = hit.face - start[hit.image]
         depth = 1 / inverse[at] - ORTHOGRAPHIC_MM * views.orthographic[hit.image]
         return BatchMaps(
             depth_mm=picture(depth, torch.nan),
             normals=picture(hit.normals),
-            uv=picture(uv, torch.nan),
+            uv=picture(self._uv(face, hit.weights), torch.nan),
             albedo=picture(shade.albedo(surfaces, hit, 1)),
             ambient=picture(hit.occlusion),
             key=picture(hit.lit),
             material=picture(hit.material.to(torch.uint8), 255),
-            model=picture(hit.face - start[hit.image] < head, False),
+            model=picture(face < head, False),
             glass=cover,
             linear=linear,
         )
 
-    def _uv(self, texel: Float[Tensor, "p 2"]) -> Float[Tensor, "p 2"]:
-        """Texel positions as the model's texture coordinates."""
-        rig = self.generator.rig
-        u0, v0, u1, v1 = rig.uv_box
-        rows, columns = rig.texture_shape
-        u = u0 + (texel[:, 0] + 0.5) * ((u1 - u0) / columns)
-        return torch.stack((u, v1 - (texel[:, 1] + 0.5) * ((v1 - v0) / rows)), 1)
+    def _uv(self, face: Int[Tensor, "p"], weights: Float[Tensor, "p 3"]) -> Float[Tensor, "p 2"]:
+        """The model's texture coordinates at its faces; NaN off its skin and for props."""
+        head = face < len(self._model_uv)
+        corners = self._model_uv[face.clamp(max=len(self._model_uv) - 1)]
+        uv = (weights[..., None] * corners).sum(1)
+        return torch.where(head[:, None] & (uv > NO_UV / 2), uv, torch.nan)
 
 
 def _sample(scene: Scene, fields, sets, maps, k: int) -> Sample:
