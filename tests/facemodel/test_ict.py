@@ -50,6 +50,7 @@ def test_reads_an_obj_folder(folder):
 
 def test_npz_holds_the_same_as_the_folder(folder, tmp_path):
     ict.convert(folder, tmp_path / "ict.npz")
+    assert not list(tmp_path.glob(".*part"))
     with np.load(tmp_path / "ict.npz", allow_pickle=False) as file:
         assert np.abs(file["identity"] - ict.read_folder(folder)["identity"]).max() < 1e-2
 
@@ -79,6 +80,10 @@ def test_the_real_model(shared_data):
     model = load_face_model("ict", shared_data / "ict" / "ict.npz")
     assert isinstance(model, LinearFaceModel)
     assert model.identity_size == 100 and len(model.expression_names) == 51
+    assert set(model.landmark_embeddings) == {"ict68", "ibug51", "aflw21", "map18"}
+    assert torch.equal(
+        model.landmarks(model.mean, "ibug51"), model.landmarks(model.mean, "ict68")[17:]
+    )
     points = model.landmarks(model.mean, "ict68")
     mirrored = points[model.landmark_embeddings["ict68"].mirror] * torch.tensor([-1.0, 1.0, 1.0])
     assert (mirrored - points).abs().max() < 0.1

@@ -10,6 +10,11 @@ from lifemask.facemodel.base import FaceModel
 FACE_MODELS: dict[str, str] = {
     "lifemask": "lifemask.facemodel.lifemask:load",
     "ict": "lifemask.facemodel.ict:load",
+    "flame2020": "lifemask.facemodel.flame:load_2020",
+    "flame2023": "lifemask.facemodel.flame:load_2023",
+    "bfm2009": "lifemask.facemodel.bfm:load_2009",
+    "bfm2017": "lifemask.facemodel.bfm:load_2017",
+    "sfm": "lifemask.facemodel.sfm:load",
 }
 
 
@@ -18,7 +23,8 @@ def load_face_model(name: str = "lifemask", path: str | Path | None = None) -> F
 
     Args:
         name: key of `FACE_MODELS`.
-        path: where its files are; the default model brings its own.
+        path: where its file is; the default model brings its own, the others are looked for in
+            `lifemask.assets.models_folder()`.
 
     Raises:
         KeyError: unknown name; the message lists those that exist.

@@ -59,7 +59,10 @@ class FaceModel(nn.Module, ABC):
         topology: connectivity, UVs, parts, mirror table, regions.
         landmark_embeddings: by landmark-set name, see `facemodel.landmarks.LANDMARK_SETS`.
         identity_size: number of identity coefficients, each standard normal under the prior.
-        expression_names: names of the expression coefficients, each in [0, 1].
+        expression_names: names of the expression coefficients.
+        expression_range: (lowest, highest) of each; None: activations, all in [0, 1]. A range
+            that reaches below 0 belongs to a signed coefficient, normal with mean 0 and a third
+            of the range's end as its standard deviation.
     """
 
     name: str
@@ -67,6 +70,7 @@ class FaceModel(nn.Module, ABC):
     landmark_embeddings: Mapping[str, LandmarkEmbedding]
     identity_size: int
     expression_names: tuple[str, ...]
+    expression_range: tuple[tuple[float, float], ...] | None = None
 
     @abstractmethod
     def forward(

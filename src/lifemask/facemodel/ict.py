@@ -6,15 +6,19 @@ et al., "Learning formation of physically-based face attributes", CVPR 2020.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from lifemask.assets import AssetError
+from lifemask.assets import AssetError, external
+from lifemask.facemodel._container import at_vertices, save_npz, with_parts
+from lifemask.facemodel._geometry import mirror_table
 from lifemask.facemodel.base import LandmarkEmbedding, Topology
-from lifemask.facemodel.landmarks import FLIP_68
+from lifemask.facemodel.landmarks import flip_table
 from lifemask.facemodel.linear import LinearFaceModel, as_tensor
 
 CM_TO_MM = 10.0
@@ -78,12 +82,15 @@ def load(path: Path | None = None) -> LinearFaceModel:
     """ICT-FaceKit in millimetres with ARKit names, 100 identity modes and 51 expressions.
 
     Args:
-        path: the FaceXModel folder, or the npz that `convert` wrote.
+        path: the FaceXModel folder, or the npz that `convert` wrote; None for `ict.npz` in
+            `lifemask.assets.models_folder()`.
 
     Raises:
         AssetError: no path, or it holds no complete model.
     """
-    if path is None or not path.exists():
+    if path is None:
+        path = external("ict").place()
+    elif not path.exists():
         raise AssetError(f"ICT-FaceKit is not at {path}: {REMEDY}")
     data = read_folder(path) if path.is_dir() else _read_npz(path)
     shapes = dict(zip(data["expression_names"].tolist(), data["expression"], strict=True))
@@ -96,19 +103,25 @@ def load(path: Path | None = None) -> LinearFaceModel:
         expression=torch.stack([as_tensor(arkit_shape(shapes, n)) for n in names]) * CM_TO_MM,
         expression_names=tuple(names),
         topology=_topology(data, mean),
-        landmark_embeddings={"ict68": _landmarks(data)},
+        landmark_embeddings=_landmarks(mean, data["faces"].astype(np.int64)),
     )
 
 
-def convert(folder: Path, out: Path) -> Path:
+def convert(folder: Path, out: Path, header: Mapping[str, Any] | None = None) -> Path:
     """Writes the FaceXModel folder as one npz (about 17 MB, fp16 deltas) that `load` reads fast.
+
+    Args:
+        folder: FaceXModel.
+        out: the npz; it appears whole or not at all.
+        header: what to tell about its origin, JSON.
 
     Raises:
         AssetError: the folder holds no complete model.
     """
     data = read_folder(folder)
     halves = {key: data[key].astype(np.float16) for key in ("identity", "expression")}
-    np.savez_compressed(out, **{**data, **halves})
+    origin = {"header": np.array(json.dumps(header or {}))}
+    save_npz({**data, **halves, **origin}, out, compress=True)
     return out
 
 
@@ -205,33 +218,18 @@ def _topology(data: Mapping[str, np.ndarray], mean: np.ndarray) -> Topology:
         faces_uv=as_tensor(faces_uv, torch.int64),
         face_part=as_tensor(part.astype(np.int64), torch.int64),
         part_names=names,
-        mirror=_mirror(mean),
+        mirror=as_tensor(mirror_table(mean), torch.int64),
         regions=regions,
         polygons=as_tensor(data["polygons"], torch.int64) if "polygons" in data else None,
     )
 
 
-def _mirror(mean: np.ndarray) -> torch.Tensor:
-    """Partner of each vertex: mutually nearest pairs under reflection, round by round."""
-    from scipy.spatial import KDTree
-
-    reflected = mean * np.array([-1.0, 1.0, 1.0])
-    out = np.arange(len(mean))
-    left = np.arange(len(mean))
-    while len(left):
-        partner = left[KDTree(mean[left]).query(reflected[left])[1]]
-        to_partner = dict(zip(left.tolist(), partner.tolist(), strict=True))
-        mutual = np.array([to_partner[p] == v for v, p in to_partner.items()])
-        if not mutual.any():
-            break
-        out[left[mutual]] = partner[mutual]
-        left = left[~mutual]
-    return as_tensor(out, torch.int64)
-
-
-def _landmarks(data: Mapping[str, np.ndarray]) -> LandmarkEmbedding:
-    ids = torch.tensor(LANDMARKS_68)
-    weights = torch.zeros(68, 3)
-    weights[:, 0] = 1.0
-    corners = ids[:, None].expand(68, 3).contiguous()
-    return LandmarkEmbedding(corners, weights, torch.tensor(FLIP_68))
+def _landmarks(mean: np.ndarray, faces: np.ndarray) -> dict[str, LandmarkEmbedding]:
+    """The set "ict68" and those that follow from it."""
+    sets = with_parts({"ict68": at_vertices(LANDMARKS_68)}, mean, faces)
+    return {
+        name: LandmarkEmbedding(
+            as_tensor(entry.corners, torch.int64), as_tensor(entry.weights), flip_table(name)
+        )
+        for name, entry in sets.items()
+    }

@@ -50,6 +50,17 @@ MEDIAPIPE_TO_68 = (
     *(61, 40, 37, 0, 267, 270, 291, 321, 314, 17, 84, 91),
     *(78, 81, 13, 311, 308, 402, 14, 178),
 )
+INNER_51 = tuple(range(17, 68))
+SFM_50 = (8, *(i for i in range(17, 68) if i not in (60, 64)))
+BFM_15 = (8, 30, 31, 33, 35, 36, 39, 42, 45, 48, 51, 54, 57, 62, 66)
+MEDIAPIPE_105 = (
+    *(276, 282, 283, 285, 293, 295, 296, 300, 334, 336, 46, 52, 53, 55, 63, 65, 66, 70, 105, 107),
+    *(249, 263, 362, 373, 374, 380, 381, 382, 384, 385, 386, 387, 388, 390, 398, 466),
+    *(7, 33, 133, 144, 145, 153, 154, 155, 157, 158, 159, 160, 161, 163, 173, 246),
+    *(168, 6, 197, 195, 5, 4, 129, 98, 97, 2, 326, 327, 358),
+    *(0, 13, 14, 17, 37, 39, 40, 61, 78, 80, 81, 82, 84, 87, 88, 91, 95, 146, 178, 181, 185, 191),
+    *(267, 269, 270, 291, 308, 310, 311, 312, 314, 317, 318, 321, 324, 375, 402, 405, 409, 415),
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,12 @@ def _dense_flip() -> tuple[int, ...]:
     return (*FLIP_68, *second, *(136 + i for i in DENSE_FLIP))
 
 
+def _part_flip(ids: Sequence[int], flip: Sequence[int]) -> tuple[int, ...]:
+    """Flip table of some of a set's landmarks."""
+    place = {landmark: k for k, landmark in enumerate(ids)}
+    return tuple(place[flip[landmark]] for landmark in ids)
+
+
 LANDMARK_SETS: dict[str, LandmarkSet] = {
     entry.name: entry
     for entry in (
@@ -94,6 +111,28 @@ LANDMARK_SETS: dict[str, LandmarkSet] = {
             _dense_flip(),
             "ict68, then ibug68-3d-bfm, then 256 vertices spread over the face region",
         ),
+        LandmarkSet("ibug68", 68, FLIP_68, "iBUG-68 as the authors of a foreign model embed it"),
+        LandmarkSet(
+            "ibug51", 51, _part_flip(INNER_51, FLIP_68), "iBUG-68 without the jaw: points 17-67"
+        ),
+        LandmarkSet(
+            "sfm50",
+            50,
+            _part_flip(SFM_50, FLIP_68),
+            "the iBUG-68 points that the Surrey Face Model marks: chin, 17-67 without 60 and 64",
+        ),
+        LandmarkSet(
+            "bfm15",
+            15,
+            _part_flip(BFM_15, FLIP_68),
+            "the iBUG-68 points that BFM 2017 names: chin, nose, corners of eyes and mouth, lips",
+        ),
+        LandmarkSet(
+            "mediapipe105",
+            105,
+            _part_flip(MEDIAPIPE_105, MEDIAPIPE_FLIP),
+            "the MediaPipe points that FLAME's authors embed: brows, eyes, nose, lips",
+        ),
     )
 }
 
@@ -112,7 +151,8 @@ def convert(points: Float[Tensor, "*b n d"], source: str, target: str) -> Float[
 
     Known: a set to itself; any 68 set to "aflw21" and "map18"; "aflw21" to "map18";
     "mediapipe478" to "ict68" (and on to the former; its contour differs, so as a teacher use the
-    inner 51 only); "lifemask392" to its two 68 sets, and through "ibug68-3d-bfm" to the small ones.
+    inner 51 only); "lifemask392" to its two 68 sets, and through "ibug68-3d-bfm" to the small ones;
+    any 68 set to its parts "ibug51", "sfm50", "bfm15"; "mediapipe478" to "mediapipe105".
 
     Args:
         points: (*b, n, d) in any frame; d is 2 or 3.
@@ -157,13 +197,24 @@ def _singles(ids: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     return tuple((i,) for i in ids)
 
 
+FROM_68: dict[str, tuple[tuple[int, ...], ...]] = {
+    "aflw21": AFLW21_FROM_68,
+    "map18": MAP18_FROM_68,
+    "ibug51": _singles(INNER_51),
+    "sfm50": _singles(SFM_50),
+    "bfm15": _singles(BFM_15),
+}
+"""What follows from any set of 68: each landmark as the mean of some of them."""
+
 _STEPS: dict[tuple[str, str], tuple[tuple[int, ...], ...]] = {
     ("lifemask392", "ibug68-3d-bfm"): _singles(range(68, 136)),
     ("lifemask392", "ict68"): _singles(range(68)),
     ("mediapipe478", "ict68"): _singles(MEDIAPIPE_TO_68),
-    ("ict68", "aflw21"): AFLW21_FROM_68,
-    ("ibug68-3d-bfm", "aflw21"): AFLW21_FROM_68,
-    ("ict68", "map18"): MAP18_FROM_68,
-    ("ibug68-3d-bfm", "map18"): MAP18_FROM_68,
+    ("mediapipe478", "mediapipe105"): _singles(MEDIAPIPE_105),
+    **{
+        (source, target): rows
+        for source in ("ict68", "ibug68-3d-bfm", "ibug68")
+        for target, rows in FROM_68.items()
+    },
     ("aflw21", "map18"): _singles(MAP18_FROM_AFLW21),
 }

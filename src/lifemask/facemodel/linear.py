@@ -48,12 +48,17 @@ class LinearFaceModel(FaceModel):
         expression_gain: (e, i) how identity scales an expression: its activation is multiplied by
             `clip(1 + gain . a, 0.5, 1.9)`, so that a blink closes large eyes and does not
             overshoot on small ones. None = all zeros, a strictly linear model.
+        expression_range: (lowest, highest) per expression; None for activations in [0, 1].
+        albedo_mean: (v, 3) mean colour of the vertices, or None.
+        albedo_basis: (k, v, 3) colour per standard deviation, or None.
     """
 
     mean: Tensor
     identity_basis: Tensor
     expression_basis: Tensor
     expression_gain: Tensor
+    albedo_mean: Tensor | None
+    albedo_basis: Tensor | None
 
     def __init__(
         self,
@@ -67,15 +72,21 @@ class LinearFaceModel(FaceModel):
         contour: JawContour | None = None,
         antisymmetric: Tensor | None = None,
         expression_gain: Float[Tensor, "e i"] | None = None,
+        expression_range: tuple[tuple[float, float], ...] | None = None,
+        albedo_mean: Float[Tensor, "v 3"] | None = None,
+        albedo_basis: Float[Tensor, "k v 3"] | None = None,
     ):
         super().__init__()
         if len(expression_names) != len(expression):
             raise ValueError(f"{len(expression)} expressions, {len(expression_names)} names")
+        if expression_range is not None and len(expression_range) != len(expression):
+            raise ValueError(f"{len(expression)} expressions, {len(expression_range)} ranges")
         self.name = name
         self.topology = topology
         self.landmark_embeddings = dict(landmark_embeddings)
         self.identity_size = len(identity)
         self.expression_names = tuple(expression_names)
+        self.expression_range = expression_range
         self.contour = contour
         self.antisymmetric = antisymmetric
         self.register_buffer("mean", mean, persistent=False)
@@ -84,6 +95,8 @@ class LinearFaceModel(FaceModel):
         gain = mean.new_zeros(len(expression), len(identity))
         gain = gain if expression_gain is None else expression_gain
         self.register_buffer("expression_gain", gain, persistent=False)
+        self.register_buffer("albedo_mean", albedo_mean, persistent=False)
+        self.register_buffer("albedo_basis", albedo_basis, persistent=False)
 
     def forward(
         self, identity: Float[Tensor, "*b i"], expression: Float[Tensor, "*b e"]
@@ -97,6 +110,17 @@ class LinearFaceModel(FaceModel):
         active = expression * self.gains(identity)[..., : expression.shape[-1]]
         shape = shape + _combine(active, self.expression_basis, "expression")
         return shape.unflatten(-1, (-1, 3))
+
+    def albedo(self, coefficients: Float[Tensor, "*b k"]) -> Float[Tensor, "*b v 3"]:
+        """Colour of the vertices as its authors give it, scaled to [0, 1] but not clamped.
+
+        Raises:
+            ValueError: the model has no colours, or too many coefficients.
+        """
+        if self.albedo_mean is None or self.albedo_basis is None:
+            raise ValueError(f"face model {self.name} has no colours")
+        change = _combine(coefficients, self.albedo_basis, "albedo")
+        return (self.albedo_mean.to(change).flatten() + change).unflatten(-1, (-1, 3))
 
     def gains(self, identity: Float[Tensor, "*b i"]) -> Float[Tensor, "*b e"]:
         """The factor in [0.5, 1.9] by which an identity scales each expression."""

@@ -29,6 +29,7 @@ _RARE = {
     "mouthShrug": 2.0,
 }
 IDENTITY_LIMIT = 4.0  # standard deviations
+_STEP, _CHUNK = 0.02, 32  # of the differences that linearise a model, and how many at once
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,13 @@ def _linear(model: FaceModel) -> SurfacePoints:
         return SurfacePoints(model.mean, basis.permute(1, 2, 0).contiguous())
     reference = next(model.buffers(), torch.zeros(()))
     i, e = model.identity_size, len(model.expression_names)
-    unit = torch.eye(i + e, dtype=reference.dtype, device=reference.device)
-    mean = model(unit.new_zeros(i), unit.new_zeros(e))
-    return SurfacePoints(mean, torch.stack([model(c[:i], c[i:]) - mean for c in unit], -1))
+    steps = torch.eye(i + e, dtype=reference.dtype, device=reference.device) * _STEP
+    mean = model(steps.new_zeros(i), steps.new_zeros(e))
+    slopes = [
+        (model(c[:, :i], c[:, i:]) - model(-c[:, :i], -c[:, i:])) / (2 * _STEP)
+        for c in steps.split(_CHUNK)
+    ]
+    return SurfacePoints(mean, torch.cat(slopes).permute(1, 2, 0).contiguous())
 
 
 def surface_points(
@@ -151,6 +156,9 @@ def coefficient_prior(
 ) -> Prior:
     """Prior on (identity, expression): unit normal, exponential on [0, 1], left like right.
 
+    Where the model has an `expression_range`, an activation is exponential on that range instead,
+    and a signed coefficient is normal, with a third of its range's end as standard deviation.
+
     Args:
         model: the face model.
         identity_weight: precision of the identity coefficients; 1 is the model's own prior.
@@ -177,9 +185,14 @@ def coefficient_prior(
     lower = like.new_zeros(size)
     upper = like.new_ones(size)
     lower[:i], upper[:i] = -IDENTITY_LIMIT, IDENTITY_LIMIT
+    for k, (low, high) in enumerate(model.expression_range or ()):
+        lower[i + k], upper[i + k] = low, high
+        linear[i + k] = expression_rate / high if low >= 0 else 0.0
+        precision[i + k, i + k] *= 1.0 / high**2 if low >= 0 else 0.0
+        precision[i + k, i + k] += (3.0 / high) ** 2 if low < 0 else 0.0
     for k, name in enumerate(names):
         if name.startswith(UNSEEN_EXPRESSIONS):
-            upper[i + k] = 0
+            lower[i + k] = upper[i + k] = 0
         for act, rate in _RARE.items():
             if name.startswith(act):
                 linear[i + k] *= rate

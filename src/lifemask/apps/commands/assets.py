@@ -40,13 +40,22 @@ def verify_assets() -> None:
 
 @app.command("convert")
 def convert(
-    source: Annotated[Path, typer.Argument(help="ICT-FaceKit's folder FaceXModel.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.npz", help="Result.")],
+    model: Annotated[str, typer.Argument(help="ict, flame2020, flame2023, bfm2009, bfm2017, sfm.")],
+    source: Annotated[
+        list[Path],
+        typer.Option("--source", help="A file or folder of its authors; may be repeated."),
+    ],
+    more: Annotated[list[Path] | None, typer.Argument(help="More sources.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE.npz", help="Result; else the models folder."),
+    ] = None,
 ) -> None:
-    """Convert a face model from its authors' files to one npz."""
-    from lifemask.facemodel import ict
+    """Convert a face model from its authors' files to one npz; executes nothing in them."""
+    from lifemask.facemodel.convert import convert
 
-    typer.echo(f"face model: {ict.convert(source, out)}")
+    path = convert(model, [*source, *(more or [])], out)
+    typer.echo(f"face model: {path}")
 
 
 @app.command("fetch")
