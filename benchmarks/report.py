@@ -1,4 +1,4 @@
-"""Write benchmarks/RESULTS.md and the README's table of numbers from the JSON files.
+"""Write benchmarks/RESULTS.md, its curves and the README's table of numbers from the JSON files.
 
 python benchmarks/report.py
 """
@@ -9,8 +9,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lifemask.evaluation import report
+from lifemask.evaluation.charts import save_canvas
+from lifemask.evaluation.report import one_number as nme
+from lifemask.evaluation.report import table as _table
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+CURVES = ROOT / "benchmarks" / "curves"
+PUBLISHED = ROOT / "benchmarks" / "published.json"
+PEER = "MediaPipe"
+NO_WEIGHTS = "-"  # in the column of our families, for a peer
 BEGIN, END = "<!-- numbers: begin (python benchmarks/report.py) -->", "<!-- numbers: end -->"
 
 Result = dict[str, Any]
@@ -21,18 +30,6 @@ def load_results(folder: Path = RESULTS) -> dict[str, Result]:
     return {
         p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))
     }
-
-
-def nme(result: Result, **flags: Any) -> Result:
-    """The one NME entry whose flags contain the given ones."""
-    found = [
-        n
-        for n in result["numbers"]
-        if n["metric"] == "nme_percent" and flags.items() <= n["flags"].items()
-    ]
-    if len(found) != 1:
-        raise ValueError(f"{len(found)} numbers have the flags {flags}")
-    return found[0]
 
 
 def pose_error(result: Result, metric: str) -> float | None:
@@ -51,24 +48,34 @@ def accuracy_rows(results: dict[str, Result]) -> list[list[str]]:
             continue
         all68 = nme(result, gt="original", points=68, dims=2, pool="bins")
         inner = nme(result, gt="original", points=51, dims=2, pool="bins")
-        weights, method, box = result["system"]
+        if isinstance(result["system"], str):
+            weights, method, box = NO_WEIGHTS, result["system"], "official"
+        else:
+            weights, method, box = result["system"]
+            weights = f"`{weights}`"
         bins = " / ".join(_number(v) for v in all68["bins"].values())
         low, high = all68["ci95"]
         rows.append(
             [
                 f"{result['dataset']} ({result['images']})",
-                f"`{weights}`",
+                weights,
                 method,
                 box,
                 bins,
                 f"**{_number(all68['value'])}** ({_number(low)}-{_number(high)})",
                 _number(inner["value"]),
-                str(result["misses"]["total"]),
+                _missed(result, all68),
                 _number(pose_error(result, "yaw_error_deg")),
                 _number(pose_error(result, "mean_euler_error_deg")),
             ]
         )
     return rows
+
+
+def _missed(result: Result, entry: Result) -> str:
+    """How many faces were missed, and the mean that leaving them out would give."""
+    count = result["misses"]["total"]
+    return f"{count} (found only: {_number(entry['value_found_only'])})" if count else "0"
 
 
 def speed_rows(speed: Result) -> list[list[str]]:
@@ -104,6 +111,28 @@ ACCURACY_HEAD = (
     "Euler error",
 )
 SPEED_HEAD = ("stage", "one thread", "target", "yardstick, same run")
+
+
+def scoring_section(scoring: Result) -> list[str]:
+    """How long scoring takes."""
+    rows = [
+        [
+            row["what"],
+            f"{row['processor_s']:.2f} s",
+            f"{row['wall_s']:.2f} s",
+            "" if row["target_s"] is None else f"<= {row['target_s']:g} s",
+        ]
+        for row in scoring["timings"]
+    ]
+    load = scoring["load_average"]
+    return [
+        "## Scoring",
+        "",
+        f"Wall times at a load average of {load['before']} before and {load['after']} after.",
+        "",
+        *_table(("what", "processor", "wall", "target"), rows),
+        "",
+    ]
 
 
 def rasterise_rows(result: Result) -> list[list[str]]:
@@ -143,6 +172,69 @@ def fit_rows(result: Result) -> list[list[str]]:
     ]
 
 
+def accuracy_section(results: dict[str, Result]) -> list[str]:
+    """AFLW2000-3D: our systems, curves, differences to the peer, published numbers."""
+    rows = accuracy_rows(results)
+    if not rows:
+        return []
+    lines = [
+        "## Landmarks and pose, AFLW2000-3D protocol",
+        "",
+        "NME = mean distance / sqrt(w h) of the true 68-point box, in percent, original truth,"
+        " 2D; mean of the three yaw bins; misses count as all points at the box's centre."
+        " Pose: mean absolute degrees over the photos whose angles are at most 99 degrees."
+        " `aflw2000-dev` is 100 of the 2,000 photos: do not compare it with"
+        " numbers of the full set. Definitions: [docs/evaluation.md](../docs/evaluation.md).",
+        "",
+        *_table(ACCURACY_HEAD, rows),
+        "",
+    ]
+    scored = {n: r for n, r in results.items() if r.get("protocol") == "aflw2000"}
+    for dataset, group in report.groups(scored).items():
+        peer = next((n for n, r in group.items() if PEER in report.system_name(r)), None)
+        rows = report.difference_rows(group, peer) if peer else []
+        if peer and rows:
+            head = ("system", f"minus {report.system_name(group[peer])}", "95 %, paired", "")
+            lines += [f"The same {dataset} photos, difference of the mean over bins:", ""]
+            lines += [*_table(head, rows), ""]
+        if warned := report.suspicion_rows(group):
+            lines += [*_table(("system", "suspicion", "what to try"), warned), ""]
+    lines += _curve_links(scored)
+    return lines + ["### Published", "", *_published(("aflw2000",), scored)]
+
+
+def scores_section(results: dict[str, Result]) -> list[str]:
+    """Every other protocol: all numbers of our systems, curves, published numbers."""
+    published = _load_published()
+    others = {n: r for n, r in results.items() if r.get("protocol", "aflw2000") != "aflw2000"}
+    names = sorted({r["protocol"] for r in others.values()} | {t["protocol"] for t in published})
+    lines = []
+    for protocol in names:
+        if protocol == "aflw2000":
+            continue
+        ours = {n: r for n, r in others.items() if r["protocol"] == protocol and "numbers" in r}
+        lines += [f"## Protocol `{protocol}`", ""]
+        if ours:
+            lines += [*report.score_lines(ours), "", *_curve_links(ours)]
+        lines += _published((protocol,), ours)
+    return lines
+
+
+def _published(protocols: tuple[str, ...], ours: dict[str, Result]) -> list[str]:
+    published = {"tables": _load_published()}
+    return [line for p in protocols for line in report.published_lines(published, p, ours)]
+
+
+def _load_published() -> list[Result]:
+    return json.loads(PUBLISHED.read_text(encoding="utf-8"))["tables"]
+
+
+def _curve_links(scored: dict[str, Result]) -> list[str]:
+    """Pictures of the curves that `main` writes."""
+    names = sorted(report.curves(scored))
+    return [line for name in names for line in (f"![{name}](curves/{name}.svg)", "")]
+
+
 def results_page(results: dict[str, Result]) -> str:
     """The text of RESULTS.md."""
     lines = [
@@ -151,19 +243,7 @@ def results_page(results: dict[str, Result]) -> str:
         "Written by `python benchmarks/report.py` from `benchmarks/results/*.json`; do not edit.",
         "",
     ]
-    if rows := accuracy_rows(results):
-        lines += [
-            "## Landmarks and pose, AFLW2000-3D protocol",
-            "",
-            "NME = mean distance / sqrt(w h) of the true 68-point box, in percent, original truth,"
-            " 2D; mean of the three yaw bins; misses count as all points at the box's centre."
-            " Pose: mean absolute degrees over the photos whose angles are at most 99 degrees."
-            " `aflw2000-dev` is 100 of the 2,000 photos: do not compare it with"
-            " numbers of the full set.",
-            "",
-            *_table(ACCURACY_HEAD, rows),
-            "",
-        ]
+    lines += accuracy_section(results)
     if meshes := results.get("fit_meshes"):
         lines += ["## Head model fitted to meshes", "", *_table(MESH_HEAD, mesh_rows(meshes)), ""]
     if fit := results.get("fit"):
@@ -180,9 +260,12 @@ def results_page(results: dict[str, Result]) -> str:
             *_table(SPEED_HEAD, speed_rows(speed)),
             "",
         ]
+    if scoring := results.get("scoring"):
+        lines += scoring_section(scoring)
     if drawn := results.get("rasterize"):
         head = ("picture", "way", "one thread, median")
         lines += ["## Rasteriser and renderer", "", *_table(head, rasterise_rows(drawn)), ""]
+    lines += scores_section(results)
     lines += ["## Where the numbers come from", ""]
     lines += [
         f"- `{name}.json`: `{r['command']}` at {r['commit']}, {r['date']}"
@@ -195,7 +278,8 @@ def results_page(results: dict[str, Result]) -> str:
 def readme_block(results: dict[str, Result]) -> str:
     """The README's tables: the main systems, and the stages that have a target."""
     lines = []
-    if rows := [row for row in accuracy_rows(results) if row[3] == "official"]:
+    ours = [row for row in accuracy_rows(results) if row[1] != NO_WEIGHTS]
+    if rows := [row for row in ours if row[3] == "official"]:
         keep = [0, 1, 2, 4, 5, 6]
         pick = [[row[k] for k in keep] for row in rows]
         lines += _table(tuple(ACCURACY_HEAD[k] for k in keep), pick) + [""]
@@ -214,11 +298,6 @@ def with_block(readme: str, block: str) -> str:
     return f"{before}{BEGIN}\n{block}\n{END}{after}"
 
 
-def _table(head: tuple[str, ...], rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
-
-
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -230,9 +309,15 @@ def _ms(value: float) -> str:
 
 
 def main() -> None:
-    """Rewrite both files."""
+    """Rewrite both files and the curves."""
     results = load_results()
     (ROOT / "benchmarks" / "RESULTS.md").write_text(results_page(results), encoding="utf-8")
+    curves = report.curves(results)
+    for name, canvas in curves.items():
+        save_canvas(CURVES / f"{name}.svg", canvas)
+    for old in CURVES.glob("*.svg"):
+        if old.stem not in curves:
+            old.unlink()
     readme = ROOT / "README.md"
     text = with_block(readme.read_text(encoding="utf-8"), readme_block(results))
     readme.write_text(text, encoding="utf-8")

@@ -161,10 +161,9 @@ def published_lines(
     for entry in published["tables"]:
         if entry["protocol"] != protocol:
             continue
-        columns = entry["columns"]
+        columns, digits = entry["columns"], _digits(entry)
         rows = [
-            [row["method"], *(_cell(row["values"].get(c)) for c in columns), _mark(row)]
-            for row in entry["rows"]
+            [row["method"], *_cells(row["values"], digits), _mark(row)] for row in entry["rows"]
         ]
         for result in (ours or {}).values():
             if row := _our_row(result, entry):
@@ -194,14 +193,20 @@ def _our_row(result: Result, entry: Result) -> list[str] | None:
     if len(found) != 1:
         return None
     values = found[0].get("bins", {}) | {"mean": found[0]["value"]}
-    cells = [_cell(values.get(column)) for column in entry["columns"]]
+    cells = _cells(values, _digits(entry))
     photos = f"ours, {result.get('dataset', 'full set')}, {result['images']} images"
     missed = result.get("misses", {}).get("total", 0)
     return [f"**{system_name(result)}**", *cells, photos + (f", {missed} missed" if missed else "")]
 
 
-def _cell(value: float | None) -> str:
-    return CELL if value is None else f"{value:g}" if value >= 20 else f"{value:.3g}"
+def _digits(entry: Result) -> dict[str, int]:
+    """Decimals of each column: two, or three where all numbers are below one."""
+    values = {c: [row["values"].get(c, 0.0) for row in entry["rows"]] for c in entry["columns"]}
+    return {column: 3 if max(numbers) < 1 else 2 for column, numbers in values.items()}
+
+
+def _cells(values: Mapping[str, float | None], digits: Mapping[str, int]) -> list[str]:
+    return [number_text(values.get(column), count) for column, count in digits.items()]
 
 
 def _mark(row: Result) -> str:

@@ -1,0 +1,96 @@
+"""Report pages: tables, curves and published numbers come from stored results alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lifemask.evaluation import metrics, report
+
+ROOT = Path(__file__).resolve().parents[2]
+BINS = "000111222"
+
+
+def result(shift=0.0, system="ours", dataset="set", points=68, key="nme_68"):
+    values = np.arange(9.0) + 1 + shift
+    bins = np.array([int(b) for b in BINS])
+    flags = {"gt": "original", "points": points, "dims": 2, "pool": "bins", "misses": 1}
+    entry = {"metric": "nme_percent", "flags": flags} | metrics.summary(values, bins, "bins")
+    return {
+        "dataset": dataset,
+        "system": system,
+        "protocol": "aflw2000",
+        "images": 9,
+        "misses": {"total": 1},
+        "numbers": [entry],
+        "checks": [{"check": "mirrored photo", "suspicious": shift > 5, "message": "look"}],
+        "per_image": {"bins": BINS, key: metrics.packed(values)},
+    }
+
+
+def test_differences_are_paired_and_signed():
+    scored = {"a": result(0.5, "worse"), "b": result(0.0, "peer"), "c": result(0.0, "same")}
+    rows = report.difference_rows(scored, "b")
+    assert rows[0] == ["worse", "+0.50", "+0.50 to +0.50", ""]
+    assert rows[1] == ["same", "+0.00", "+0.00 to +0.00", "no difference shown"]
+
+
+def test_one_chart_per_data_set_and_point_set_with_the_protocols_mean():
+    scored = {
+        "a": result(0, "ours"),
+        "b": result(1, ["open", "fit", "official"]),
+        "c": result(0, "ours", dataset="other", key="nme_21"),
+        "speed": {"stages": []},
+    }
+    charts = report.curves(scored)
+    assert sorted(charts) == ["other-nme_21", "set-nme_68"]
+    svg = charts["set-nme_68"].svg()
+    assert "ours  5.00" in svg and "open fit official  6.00" in svg
+
+
+def test_suspicions_are_shown():
+    scored = {"a": result(9, "strange"), "b": result(0, "sound")}
+    assert report.suspicion_rows(scored) == [["strange", "mirrored photo", "look"]]
+
+
+def test_published_tables_show_ours_only_where_the_flags_agree():
+    published = json.loads((ROOT / "benchmarks" / "published.json").read_text(encoding="utf-8"))
+    text = "\n".join(report.published_lines(published, "aflw2000", {"a": result(0, "ours")}))
+    assert text.count("**ours**") == 1  # 68 points, original truth, bins; not 51, not re-annotated
+    assert "| **ours** | 2.00 | 5.00 | 8.00 | 5.00 | ours, set, 9 images, 1 missed |" in text
+    assert (
+        "| 3DDFA_V2 mb05 | 2.93 | 3.67 | 4.78 | 3.79 | measured: 2,000 images, no misses |" in text
+    )
+
+
+def test_every_published_number_has_a_mark_and_known_columns():
+    published = json.loads((ROOT / "benchmarks" / "published.json").read_text(encoding="utf-8"))
+    marks = {"secondary", "measured", "recomputed", "code"}
+    for table in published["tables"]:
+        for row in table["rows"]:
+            assert row["mark"] in marks and row["values"].keys() <= set(table["columns"])
+    mb05 = published["tables"][0]["rows"][-2]
+    assert mb05["method"] == "3DDFA_V2 mb05"
+    bins = [mb05["values"][k] for k in ("0-30", "30-60", "60-90")]
+    assert np.mean(bins) == pytest.approx(mb05["values"]["mean"], abs=0.005)
+
+
+def test_any_protocol_has_a_plain_table():
+    lines = report.score_lines({"a": result(0, "ours")})
+    low, high = result()["numbers"][0]["ci95"]
+    flags = "gt original, points 68, dims 2, pool bins"
+    assert lines[2] == f"| ours | nme_percent | {flags} | 5.00 ({low:.2f}-{high:.2f}) | 9 | 1 |"
+
+
+def test_a_number_is_found_by_its_flags_or_refused():
+    one = report.one_number(result(), points=68)
+    assert one["value"] == 5
+    with pytest.raises(ValueError, match="0 numbers"):
+        report.one_number(result(), points=51)
+
+
+def test_a_system_without_a_name_is_called_by_its_meta_or_file():
+    meta = {"system": "x 1.0", "method": "fit", "box": "official"}
+    assert report.system_name({"predictions": {"meta": meta}}) == "x 1.0 fit official"
+    assert report.system_name({"predictions": {"file": "p.npz", "meta": {}}}) == "p.npz"
