@@ -131,6 +131,7 @@ def test_other_data_is_another_run(job):
         run(job, "local", 0)
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_whole_shards_and_no_process(job, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_SECONDS", "0.4")
     script = tmp_path / "run.py"
@@ -160,7 +161,7 @@ def test_a_killed_run_leaves_whole_shards_and_no_process(job, tmp_path, monkeypa
 
 def test_an_error_in_a_worker_arrives_and_leaves_nothing_half(job):
     with pytest.raises(WorkerError, match="no_such_function"):
-        run(replace(job, sets=("boom",), render=render_broken), "local", 1)
+        run(replace(job, render=render_broken), "local", 1)
     assert set(files(job.folder)) == {"manifest.json"}
 
 

@@ -15,6 +15,7 @@ from lifemask.data import shards
 
 if TYPE_CHECKING:
     from lifemask.data.synthetic import Banks, Generator, Sample, SyntheticConfig
+    from lifemask.facemodel.base import FaceModel
 
 MANIFEST_VERSION = 1
 Form = Literal["shards", "cache"]
@@ -33,10 +34,9 @@ def set_up(job: RenderJob) -> Generator:
     import torch
 
     from lifemask.data.synthetic import create_generator
-    from lifemask.facemodel import load_face_model
 
     torch.set_num_threads(1)
-    model = load_face_model(job.face_model)
+    model = _face_model(job)
     try:
         return create_generator(job.config, job.data, model, job.photo_skins)
     except (OSError, ValueError, KeyError) as error:
@@ -181,6 +181,29 @@ def check(job: RenderJob) -> None:
             )
     if job.folder.exists() and not job.folder.is_dir():
         raise UserError(f"{job.folder} is a file; give a folder")
+    model = _face_model(job)
+    if job.sets:
+        _check_sets(model, job.sets)
+
+
+def _face_model(job: RenderJob) -> FaceModel:
+    from lifemask.facemodel import load_face_model
+
+    try:
+        return load_face_model(job.face_model)
+    except KeyError as error:
+        raise UserError(str(error.args[0])) from error
+
+
+def _check_sets(model: FaceModel, sets: Sequence[str]) -> None:
+    import torch
+
+    from lifemask.data._synthetic_truth import model_points
+
+    size = model.identity_size, len(model.expression_names)
+    mean = model(*(torch.zeros(n) for n in size)).numpy()
+    for name in sets:
+        model_points(model, mean, name)
 
 
 def make_shard(job: RenderJob, generator: Generator, shard: int, report: Report) -> dict:
@@ -267,14 +290,13 @@ def _engine(name: Engine) -> Callable[[RenderJob, list[int], int, Report], Itera
 def _settings(job: RenderJob) -> dict[str, Any]:
     """What decides the bytes; a folder holds renders of one set of these."""
     from lifemask.data.synthetic import FORMAT_VERSION, model_fingerprint
-    from lifemask.facemodel import load_face_model
 
     settings: dict[str, Any] = {"form": job.form, "generator_version": FORMAT_VERSION}
     settings |= asdict(job.config)
     settings |= {
         "device": job.device,
         "face_model": job.face_model,
-        "face_model_sha1": model_fingerprint(load_face_model(job.face_model)),
+        "face_model_sha1": model_fingerprint(_face_model(job)),
         "data_sha1": _data_sha1(job.data),
     }
     if job.form == "shards":
@@ -321,9 +343,8 @@ def _open_manifest(job: RenderJob) -> dict[str, Any]:
 
 def _manifest(job: RenderJob, settings: dict[str, Any], version: str) -> dict[str, Any]:
     from lifemask.data._synthetic_rig import choose_sets
-    from lifemask.facemodel import load_face_model
 
-    model = load_face_model(job.face_model)
+    model = _face_model(job)
     return {
         "format": "lifemask-renders",
         "version": MANIFEST_VERSION,
@@ -345,9 +366,8 @@ def _save_manifest(job: RenderJob, manifest: dict[str, Any], found: dict[int, di
         file.write((json.dumps(whole, indent=1) + "\n").encode())
     if job.form == "cache":
         from lifemask.data.synthetic import write_header
-        from lifemask.facemodel import load_face_model
 
-        write_header(job.config, job.folder, load_face_model(job.face_model), job.count)
+        write_header(job.config, job.folder, _face_model(job), job.count)
 
 
 def _complete_shards(job: RenderJob) -> dict[int, dict]:
