@@ -11,13 +11,23 @@ from lifemask.assets import UserError
 
 
 def predict(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="aflw2000, aflw21 or ytf68.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="aflw2000, aflw21, ytf68; meshes: now, realy, stirling, synthetic_heads, scans.",
+        ),
+    ],
     data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the data set.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.npz", help="Predictions.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="PATH", help="FILE.npz of points, or DIR of meshes."),
+    ],
     method: Annotated[
         str,
         typer.Option(
-            metavar="landmarker|fit", help="Points of the network, or of the fitted head."
+            metavar="landmarker|fit|mean",
+            help="Points of the network or of the fitted head; meshes: fit, or mean, a baseline.",
         ),
     ] = "landmarker",
     weights: Annotated[str, typer.Option(metavar="open|research", help="Family.")] = "research",
@@ -31,15 +41,18 @@ def predict(
     from rich.console import Console
     from rich.progress import Progress
 
-    from lifemask.evaluation.predict import predict as run
+    from lifemask.evaluation.predict import predict as predict_points
+    from lifemask.evaluation.predict_meshes import MESH_DATASETS, predict_meshes
 
+    meshes = dataset in MESH_DATASETS
+    run = predict_meshes if meshes else predict_points
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(dataset)
         path = run(
             dataset,
             data,
-            _npz(out),
+            out if meshes else _npz(out),
             weights=weights,  # pyright: ignore[reportArgumentType]
             method=method,  # pyright: ignore[reportArgumentType]
             box=box,  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,155 @@
+"""Score the fitter on held-out synthetic heads, beside the mean face and shuffled photos.
+
+    python benchmarks/synthetic_heads.py --data DATA --heads 100 [--weights open --weights research]
+
+Renders the heads (or takes a finished set, `--set FOLDER`), predicts with each family of weights
+and writes `benchmarks/results/synthetic-heads-FAMILY.json`. The same run scores two controls: the
+mean head, which looks at no photo and must be beaten, and the fitter's heads handed to the wrong
+photos, which must not be better than the mean head (methods.md 0.6 e, f). With `--pictures FOLDER`
+it draws where the errors are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from heatmaps import draw_heatmap
+from lifemask.data.synthetic_heads import (
+    SyntheticHeads,
+    load_synthetic_heads,
+    write_synthetic_heads,
+)
+from lifemask.evaluation._synthetic_report import value_of
+from lifemask.evaluation.meshes import MeshPredictions, load_mesh_predictions
+from lifemask.evaluation.predict_meshes import predict_meshes
+from lifemask.evaluation.surface import similarity_from_points
+from lifemask.evaluation.synthetic_heads import score_synthetic_heads
+from provenance import provenance
+
+RESULTS = Path(__file__).parent / "results"
+HEADLINE: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("rotation_error_deg", {"frame": "own"}),
+    ("landmark_error_px", {"points": 68}),
+    ("shape_mm", {"shape": "expressive", "region": "face", "align": "rigid",
+                  "correspond": "vertex"}),
+    ("shape_mm", {"shape": "neutral", "region": "face", "align": "rigid", "correspond": "vertex"}),
+    ("normal_angle_deg", {"shape": "expressive", "align": "rigid"}),
+    ("detail_r", {"shape": "expressive", "align": "similarity"}),
+    ("albedo_rmse", {"gain": "one per image", "texels": "all"}),
+    ("relight_psnr_db", {"of": "prediction"}),
+    ("relight_psnr_db", {"of": "photo as albedo"}),
+)  # fmt: skip
+FACE = HEADLINE[2]
+
+
+def headline(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The few numbers that controls are compared by."""
+    out = []
+    for metric, flags in HEADLINE:
+        try:
+            out.append(
+                {"metric": metric, "flags": flags, "value": value_of(result, metric, **flags)}
+            )
+        except KeyError:  # the control has no such output
+            continue
+    return out
+
+
+def shuffled(folder: Path, names: tuple[str, ...], out: Path) -> MeshPredictions:
+    """The same predictions, each under the name of the next photo."""
+    for source, target in zip(names, names[1:] + names[:1], strict=True):
+        for path in (*folder.glob(f"{source}.*"), *folder.glob(f"neutral/{source}.*")):
+            place = out / path.relative_to(folder).with_name(path.name.replace(source, target))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+    return load_mesh_predictions(out)
+
+
+def run(data: SyntheticHeads, weights: str, work: Path, threads: int) -> dict[str, Any]:
+    """Predict and score one family with its controls."""
+    fitted, mean = work / f"fit-{weights}", work / "mean"
+    folder = data.folder
+    predict_meshes("synthetic_heads", folder, fitted, weights=weights, threads=threads)  # pyright: ignore
+    predict_meshes("synthetic_heads", folder, mean, weights="open", method="mean")
+    result = score_synthetic_heads(data, load_mesh_predictions(fitted))
+    controls = {
+        "mean head": score_synthetic_heads(data, load_mesh_predictions(mean)),
+        "fits of other photos": score_synthetic_heads(
+            data, shuffled(fitted, data.names, work / f"shuffled-{weights}")
+        ),
+    }
+    face = {name: value_of(r, FACE[0], **FACE[1]) for name, r in controls.items()}
+    own = value_of(result, FACE[0], **FACE[1])
+    return result | {
+        "controls": {name: headline(r) for name, r in controls.items()},
+        "beats_mean_head": bool(own < face["mean head"]),
+        "shuffling_collapses": bool(face["fits of other photos"] >= face["mean head"]),
+    }
+
+
+def draw_errors(data: SyntheticHeads, fitted: Path, out: Path, count: int = 4) -> None:
+    """Vertex errors after rigid alignment of the face, on the true heads."""
+    predictions = load_mesh_predictions(fitted)
+    face = data.model.topology.regions["face"].numpy()
+    faces = data.model.topology.faces[data.model.topology.face_part == 0].numpy()
+    for index in range(min(count, len(data))):
+        mesh = predictions.mesh(data.names[index])
+        if mesh is None:
+            continue
+        truth = data.truth(index).vertices_mm.double().numpy()
+        motion = similarity_from_points(mesh[0][face], truth[face], scale=False)
+        error = np.linalg.norm(motion.apply(mesh[0]) - truth, axis=1)
+        title = f"{data.names[index]}: face {error[face].mean():.2f} mm"
+        draw_heatmap(
+            truth, faces, np.where(face, error, np.nan), out / f"{data.names[index]}.png",
+            limit=5.0, title=title, center_mm=truth[face].mean(axis=0) - [0, 0, 40],
+        )  # fmt: skip
+
+
+def main() -> None:
+    """Render, predict, score, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="folder with skins/ and hdri/")
+    parser.add_argument("--set", type=Path, help="a finished set in place of rendering one")
+    parser.add_argument("--heads", type=int, default=100, help="people")
+    parser.add_argument("--views", type=int, default=1, help="images of each")
+    parser.add_argument("--weights", action="append", choices=("open", "research"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pictures", type=Path, help="draw errors there")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    families = options.weights or ["open", "research"]
+    RESULTS.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        folder = options.set
+        if folder is None:
+            folder = write_synthetic_heads(work / "set", options.data, options.heads, options.views)
+        data = load_synthetic_heads(folder)
+        command = (
+            f"python benchmarks/synthetic_heads.py --data DATA --heads {data.header['heads']}"
+            f" --views {data.header['views']}"
+        )
+        for weights in families:
+            result = run(data, weights, work, options.threads)
+            origin = {"protocol": "synthetic_heads", "system": ["fit", weights]}
+            path = RESULTS / f"synthetic-heads-{weights}.json"
+            content = origin | result | provenance(f"{command} --weights {weights}")
+            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            print(path.name, *(f"{n['metric']} {n['value']}" for n in headline(result)), sep="\n  ")
+            if options.pictures:
+                draw_errors(data, work / f"fit-{weights}", options.pictures / weights)
+
+
+if __name__ == "__main__":
+    main()

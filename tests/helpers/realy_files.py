@@ -1,0 +1,65 @@
+"""A tiny REALY in the official layout: scans in their normalised unit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from helpers.scan_shapes import lopsided_head, write_obj
+
+UNIT_MM = (9.0, 8.0)
+SCALE = 9.0
+_CENTERS = {
+    "nose": (0, -2, 103),
+    "mouth": (0, -35, 85),
+    "forehead": (0, 60, 70),
+    "cheek": (40, -20, 65),
+}
+
+
+def realy_head() -> tuple[np.ndarray, np.ndarray]:
+    """The lopsided head in units of 9 mm."""
+    vertices, faces = lopsided_head(30)
+    return vertices / SCALE, faces
+
+
+def realy_keypoints(vertices: np.ndarray) -> np.ndarray:
+    """85 vertices of the front, spread and asymmetric; fixed rows for the seven of the start."""
+    rng = np.random.default_rng(5)
+    unit = vertices / np.linalg.norm(vertices, axis=1, keepdims=True)
+    front = np.flatnonzero(unit[:, 2] > 0.35)
+    ids = rng.choice(front, 85, replace=False)
+    wanted = {36: (-0.5, 0.3), 39: (-0.2, 0.3), 42: (0.2, 0.3), 45: (0.5, 0.3), 33: (0, -0.1),
+              48: (-0.3, -0.45), 54: (0.3, -0.45)}  # fmt: skip
+    for row, (x, y) in wanted.items():
+        toward = np.array([x, y, np.sqrt(1 - x * x - y * y)])
+        ids[row] = int((unit @ toward).argmax())
+    return vertices[ids]
+
+
+def region(name: str, vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Faces of the head near a region's centre."""
+    near = np.linalg.norm(vertices * SCALE - np.array(_CENTERS[name]), axis=1) < 32
+    kept = faces[near[faces].all(axis=1)]
+    used, place = np.unique(kept.reshape(-1), return_inverse=True)
+    return vertices[used], place.reshape(-1, 3)
+
+
+def write_realy(root: Path, photos: bool = True) -> None:
+    """Two scans of the same head; photos of a front and a side view of the first."""
+    vertices, faces = realy_head()
+    for number in (1, 2):
+        for name in _CENTERS:
+            write_obj(root / "REALY_scan_region" / str(number) / f"{name}.obj",
+                      *region(name, vertices, faces))  # fmt: skip
+        rows = [f"v {x:.9g} {y:.9g} {z:.9g}" for x, y, z in realy_keypoints(vertices)]
+        path = root / "REALY_HIFI3D_keypoints" / f"{number}.obj"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (root / "metrical_scale.txt").write_text("\n".join(f"{u:.18e}" for u in UNIT_MM) + "\n")
+    if photos:
+        for name in ("1.png", "1_2.png", "2.png"):
+            path = root / "REALY_image" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"picture")
