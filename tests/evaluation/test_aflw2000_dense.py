@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
 from scipy.io import savemat
+from scipy.spatial import ConvexHull
 
 from helpers.aflw2000_files import COUNT, face_labels, write_official
 from lifemask.assets import UserError
@@ -34,12 +34,14 @@ def write_basis(folder, seed=3):
         {
             "mu_shape": 0.9 * column,
             "w": rng.normal(0, 0.01, (3 * VERTICES, 199)),
-            "sigma": np.ones((199, 1)),
+            "sigma": rng.uniform(1e4, 1e5, (199, 1)),
             "keypoints": keypoints[None] + 1,
+            "tri": ConvexHull(mean).simplices.T + 1,
         },
     )
     expression = rng.normal(0, 500, (3 * VERTICES, 29))
-    savemat(folder / "Model_Exp.mat", {"mu_exp": 0.1 * column, "w_exp": expression})
+    savemat(folder / "Model_Exp.mat", {"mu_exp": 0.1 * column, "w_exp": expression,
+                                       "sigma_exp": rng.uniform(0.5, 2, (29, 1))})  # fmt: skip
     return folder
 
 
@@ -187,39 +189,28 @@ def test_what_does_not_fit_is_a_user_error(case, tmp_path):
         )
 
 
-def test_a_loaded_basel_model_gives_the_same_basis(case):
-    """Coefficients of a loaded model are divided by sigma and its lengths are mm."""
-    from lifemask.evaluation.aflw2000_dense import basis_of
+def test_a_converted_model_gives_the_same_truth(case, tmp_path):
+    """A converted model has mm and coefficients divided by sigma; the labels have neither."""
+    from lifemask.facemodel._container import write_model
+    from lifemask.facemodel.bfm import read_2009
 
-    _, basis, _, _ = case
-    rng = np.random.default_rng(0)
-    shape_sigma, exp_sigma = rng.uniform(1e4, 1e5, 199), rng.uniform(0.5, 2, 29)
-    model = _toy_model(basis, shape_sigma, exp_sigma)
-    again = basis_of(model, shape_sigma, exp_sigma)
-    np.testing.assert_allclose(again.mean_um, basis.mean_um, rtol=1e-4, atol=1)
-    np.testing.assert_allclose(again.shape, basis.shape, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(again.expression, basis.expression, rtol=1e-3, atol=1e-2)
+    data, basis, truth, root = case
+    arrays, variant = read_2009([root / "basis"])
+    assert variant == "3ddfa"
+    again = load_dense_basis(write_model(arrays, {}, tmp_path / "bfm2009.npz"))
     np.testing.assert_array_equal(again.keypoints, basis.keypoints)
+    fits = data.fits
+    posed = again.posed(fits.pose_para[3], fits.shape_para[3], fits.exp_para[3])
+    np.testing.assert_allclose(posed, truth[3], atol=1e-3)
 
 
-def _toy_model(basis, shape_sigma, exp_sigma):
-    from types import SimpleNamespace
+def test_a_converted_model_without_scales_is_refused(case, tmp_path):
+    from dataclasses import replace
 
-    identity = torch.from_numpy(basis.shape * shape_sigma[:, None, None] / 1000).float()
-    expression = torch.from_numpy(basis.expression * exp_sigma[:, None, None] / 1000).float()
-    mean = torch.from_numpy(basis.mean_um / 1000).float()
-    ids = torch.from_numpy(basis.keypoints)[:, None].repeat(1, 3)
-    weights = torch.tensor([0.0, 1.0, 0.0]).repeat(68, 1)
+    from lifemask.facemodel._container import write_model
+    from lifemask.facemodel.bfm import read_2009
 
-    class Model(SimpleNamespace):
-        def __call__(self, a, b):
-            assert not a.any() and not b.any()
-            return mean
-
-    return Model(
-        identity_basis=identity,
-        expression_basis=expression,
-        identity_size=199,
-        expression_names=("e",) * 29,
-        landmark_embeddings={"ibug68-3d-bfm": SimpleNamespace(vertex_ids=ids, barycentric=weights)},
-    )
+    arrays, _ = read_2009([case[3] / "basis"])
+    path = write_model(replace(arrays, extra={}), {}, tmp_path / "other.npz")
+    with pytest.raises(UserError, match="not the Basel model with 3DDFA's expressions"):
+        load_dense_basis(path)

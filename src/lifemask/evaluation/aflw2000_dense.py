@@ -25,12 +25,13 @@ from lifemask.data.aflw2000 import PHOTO_PX, Aflw2000, pose_deg_from_pose_para
 from lifemask.data.npz import read_npz
 from lifemask.evaluation import metrics
 from lifemask.evaluation.align import align_depth
-from lifemask.facemodel.linear import LinearFaceModel
+from lifemask.facemodel._container import read_model
 from lifemask.graphics.camera import rotation_from_euler_deg
 
 EVERY = 50  # vertices of the reconstruction error
 ICP_TOLERANCE_PX2 = 0.01  # change of the mean squared distance at which the released code stops
 MAX_MISFIT_PX = 1.0  # of the rebuilt 68 points against those stored
+MODEL_PAGE = "http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/main.htm"
 _ICP_STEPS = 200
 
 
@@ -167,27 +168,55 @@ def reconstruction_distance(guess: Float[ndarray, "n 3"], truth: Float[ndarray, 
     return float(np.linalg.norm(guess - truth, axis=1).mean())
 
 
-def load_dense_basis(folder: str | Path) -> DenseBasis:
-    """The Basel model from 3DDFA's Matlab files `Model_Shape.mat` and `Model_Exp.mat`.
+def load_dense_basis(path: str | Path) -> DenseBasis:
+    """The Basel model as 3DDFA ships it.
+
+    Args:
+        path: an npz of `lifemask assets convert bfm2009` from 3DDFA's files, or a folder with
+            `Model_Shape.mat` and `Model_Exp.mat` (or `Model_Expression.mat`) themselves.
 
     Raises:
         UserError: a file is missing or holds something else; the message says where to get them.
     """
+    path = Path(path)
+    return _converted_basis(path) if path.is_file() else _matlab_basis(path)
+
+
+def _converted_basis(path: Path) -> DenseBasis:
+    """From a converted model: mm and coefficients divided by sigma become what the labels use."""
+    remedy = f"convert 3DDFA's files with lifemask assets convert bfm2009 ({MODEL_PAGE})"
+    arrays, _ = read_model(path, remedy)
+    sigma = [arrays.extra.get(f"{kind}_sigma") for kind in ("identity", "expression")]
+    if sigma[0] is None or sigma[1] is None or "ibug68-3d-bfm" not in arrays.landmarks:
+        raise UserError(
+            f"{path} is not the Basel model with 3DDFA's expressions and key points: {remedy}"
+        )
+    points = arrays.landmarks["ibug68-3d-bfm"]
+    um = 1000.0
+    return DenseBasis(
+        arrays.mean.astype(np.float64) * um,
+        arrays.identity * (um / sigma[0])[:, None, None],
+        arrays.expression * (um / sigma[1])[:, None, None],
+        points.corners[np.arange(68), points.weights.argmax(axis=1)].astype(np.int64),
+    )
+
+
+def _matlab_basis(folder: Path) -> DenseBasis:
     from scipy.io import loadmat
 
     parts: dict[str, ndarray] = {}
-    for name in ("Model_Shape.mat", "Model_Exp.mat"):
-        path = Path(folder) / name
-        if not path.is_file():
+    for names in (("Model_Shape.mat",), ("Model_Exp.mat", "Model_Expression.mat")):
+        found = next((folder / name for name in names if (folder / name).is_file()), None)
+        if found is None:
             raise UserError(
-                f"{path} does not exist: the dense truth needs the Basel model as 3DDFA ships it"
-                " (Model_Shape.mat is made by its script from the model of Basel, Model_Exp.mat"
-                " is in 3DDFA.zip): http://www.cbsr.ia.ac.cn/users/xiangyuzhu/projects/3DDFA/"
+                f"{folder / names[0]} does not exist: the dense truth needs the Basel model as"
+                f" 3DDFA ships it ({MODEL_PAGE}): its two .mat files, or the npz of lifemask"
+                " assets convert bfm2009"
             )
         try:
-            parts |= {k: np.asarray(v) for k, v in loadmat(str(path)).items() if k[:2] != "__"}
+            parts |= {k: np.asarray(v) for k, v in loadmat(str(found)).items() if k[:2] != "__"}
         except Exception as error:  # scipy raises many kinds on a broken file
-            raise UserError(f"{path} is not a Matlab file: {error}") from error
+            raise UserError(f"{found} is not a Matlab file: {error}") from error
     if "w_shape" in parts:  # the name in some copies
         parts.setdefault("w", parts["w_shape"])
     lacking = [k for k in ("mu_shape", "w", "mu_exp", "w_exp", "keypoints") if k not in parts]
@@ -200,25 +229,6 @@ def load_dense_basis(folder: str | Path) -> DenseBasis:
         parts["w_exp"].T.reshape(parts["w_exp"].shape[1], -1, 3).astype(np.float32),
         parts["keypoints"].reshape(-1).astype(np.int64) - 1,
     )
-
-
-def basis_of(
-    model: LinearFaceModel, shape_sigma: Float[ndarray, "k"], exp_sigma: Float[ndarray, "e"]
-) -> DenseBasis:
-    """The basis from a loaded Basel model, whose coefficients are divided by sigma.
-
-    Args:
-        model: with the landmark set "ibug68-3d-bfm", in mm.
-        shape_sigma: (k,) standard deviations of Shape_Para.
-        exp_sigma: (e,) standard deviations of Exp_Para.
-    """
-    zero = model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
-    um = 1000.0
-    shape = model.identity_basis.numpy() * (um / np.asarray(shape_sigma))[:, None, None]
-    expression = model.expression_basis.numpy() * (um / np.asarray(exp_sigma))[:, None, None]
-    corners = model.landmark_embeddings["ibug68-3d-bfm"]
-    keypoints = corners.vertex_ids[torch.arange(68), corners.barycentric.argmax(1)]
-    return DenseBasis(zero.double().numpy() * um, shape, expression, keypoints.numpy())
 
 
 def load_dense_predictions(path: str | Path) -> DensePredictions:

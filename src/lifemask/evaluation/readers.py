@@ -44,7 +44,7 @@ class PointOptions:
         per_image: keep the errors of single images in the result, for curves and comparisons.
         subset: part of the data set that is scored; "all" unless a published number needs another.
         dense: dense predictions (AFLW2000-3D): npz or folder, see `evaluation.aflw2000_dense`.
-        basis: face model of the dense truth: folder of `Model_Shape.mat` and `Model_Exp.mat`.
+        basis: face model of the dense truth, see `aflw2000_dense.load_dense_basis`.
     """
 
     form: Form = "auto"

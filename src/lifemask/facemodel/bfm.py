@@ -11,7 +11,7 @@ expressions of its own; two published sets that were transferred from FaceWareho
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,16 @@ def _assembled(mats: dict[str, np.ndarray], coarse: _Basis | None) -> tuple[Mode
         picked,
         uvs,
     )
-    return arrays, variant
+    return replace(arrays, extra=_scales(mats)), variant
+
+
+def _scales(mats: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Standard deviations of the files' coefficients: data sets store coefficients times these."""
+    identity = mats["shapeEV"] if "shapePC" in mats else _need(mats, "sigma")
+    out = {"identity_sigma": identity.astype(np.float64).reshape(-1)}
+    if "sigma_exp" in mats and "w_exp" in mats:
+        out["expression_sigma"] = mats["sigma_exp"].astype(np.float64).reshape(-1)
+    return out
 
 
 def _identity(mats: dict[str, np.ndarray]) -> tuple[_Basis, _Basis | None]:

@@ -95,7 +95,7 @@ def score(
         Path | None, typer.Option(metavar="PATH", help="AFLW2000-3D: predicted vertices too.")
     ] = None,
     basis: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Model_Shape.mat and Model_Exp.mat.")
+        Path | None, typer.Option(metavar="PATH", help="The Basel model of the dense truth.")
     ] = None,
     per_image: Annotated[
         bool, typer.Option(help="Keep the errors of single images, for curves.")
