@@ -41,9 +41,12 @@ def predict(
     from rich.console import Console
     from rich.progress import Progress
 
+    from lifemask.evaluation.predict import DATASETS
     from lifemask.evaluation.predict import predict as predict_points
     from lifemask.evaluation.predict_meshes import MESH_DATASETS, predict_meshes
+    from lifemask.evaluation.score import lookup
 
+    lookup(DATASETS | MESH_DATASETS, dataset, "data set")
     meshes = dataset in MESH_DATASETS
     run = predict_meshes if meshes else predict_points
     console = Console(stderr=True)
