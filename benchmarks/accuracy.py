@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--name", default="aflw2000", help="begins the names of the results")
     parser.add_argument("--protocol", default="aflw2000", help="aflw2000, aflw21 or ytf68")
+    parser.add_argument("--method", help="only our systems of this method: landmarker or fit")
     parser.add_argument("--predictions", type=Path, help="score these in place of our systems")
     parser.add_argument("--system", default="peer", help="their name in the tables")
     parser.add_argument("--made-by", default="", help="the command that made them")
@@ -93,7 +94,8 @@ def main() -> None:
         peer = score_peer(*place, options.predictions, options.system, options.made_by)
         return store(stem, peer)
     for weights, method, box in SYSTEMS:
-        if box == "official" or options.protocol not in WITHOUT_DETECTOR:
+        wanted = options.method in (None, method)
+        if wanted and (box == "official" or options.protocol not in WITHOUT_DETECTOR):
             result = run(*place, weights, method, box)
             store(f"{options.name}-{weights}-{method}-{box}", result)
 

@@ -8,7 +8,9 @@ from lifemask.data import aflw21 as aflw21_files
 from lifemask.data.aflw21 import Aflw21Test, load_aflw21_test
 from lifemask.evaluation.aflw21 import nme_per_image, score_aflw21
 from lifemask.evaluation.metrics import unpacked
+from lifemask.evaluation.predict import predict
 from lifemask.evaluation.predictions import Predictions
+from lifemask.evaluation.score import score
 from lifemask.facemodel.landmarks import AFLW21_FROM_68
 
 COUNT = 9
@@ -158,6 +160,24 @@ def test_packed_layout_gives_the_held_out_crops_only(tmp_path, monkeypatch):
     monkeypatch.setattr(aflw21_files, "HELD_OUT_NAMES", frozenset({"image99999"}))
     with pytest.raises(UserError, match="none of the held-out crops"):
         load_aflw21_test(tmp_path)
+
+
+def test_crops_are_predicted_from_the_whole_crop(tmp_path, monkeypatch):
+    data = crops()
+    seen = []
+
+    def system(image, box):
+        seen.append(box)
+        return np.c_[points68()[len(seen) - 1], np.zeros(68)], np.zeros(3)
+
+    monkeypatch.setattr(Aflw21Test, "image", lambda self, index: np.zeros((120, 120, 3), np.uint8))
+    monkeypatch.setattr(aflw21_files, "load_aflw21_test", lambda folder: data)
+    out = predict("aflw21", tmp_path, tmp_path / "p.npz", system=system)
+    result = score("aflw21", tmp_path, out)
+    assert result["misses"]["total"] == 0 and set(seen) == {(-0.5, -0.5, 119.5, 119.5)}
+    assert value(result, points=21, pool="bins")["value"] < 1e-3
+    with pytest.raises(UserError, match="no 68 true points"):
+        predict("aflw21", tmp_path, tmp_path / "q.npz", system=system, box="detector")
 
 
 def test_absent_data_names_where_to_ask(tmp_path):

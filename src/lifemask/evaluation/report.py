@@ -226,6 +226,6 @@ def _bins(kept: Result, count: int) -> np.ndarray:
 
 
 def _x_max(errors: Iterable[np.ndarray]) -> float:
-    """A round right end that shows nine in ten images of the worst system."""
-    high = max(float(np.nanpercentile(values, 90)) for values in errors)
+    """A round right end, somewhat beyond nine in ten images of the best system."""
+    high = 1.3 * min(float(np.nanpercentile(values, 90)) for values in errors)
     return next((x for x in (5.0, 8.0, 10.0, 15.0, 20.0, 30.0) if x >= high), 40.0)
