@@ -18,7 +18,6 @@ from lifemask.training.landmarker import (
     averaged_weights,
     evaluate,
     load_corpus,
-    loop_config,
     predict,
     run_training,
     shipped_weights,
@@ -26,6 +25,7 @@ from lifemask.training.landmarker import (
 )
 from lifemask.training.loop import learning_rate
 from lifemask.training.recipes import LANDMARKER, LandmarkLossConfig, OptimConfig
+from lifemask.training.trainable import loop_config
 from training import landmark_toy as toy
 
 pytest.importorskip("lightning.fabric")
@@ -40,7 +40,8 @@ def corpus(family: str = "open") -> Corpus:
     training = {"renders": [renders]}
     if family == "research":
         training |= {name: [toy.toy_real(name)] for name in ("aflw21", "ytf68")}
-    return Corpus(training, {"renders-open": renders.subset(np.arange(4))})
+    held_out = {"renders-open": renders.subset(np.arange(4)), "aflw21": toy.toy_real("aflw21")}
+    return Corpus(training, held_out)
 
 
 def run(tmp_path: Path, steps: int, family="open", **changes) -> LandmarkNet:
@@ -171,7 +172,7 @@ def test_each_switch_changes_the_total(term):
             torch.nn.init.constant_(offset, 0.1)
     total, parts = full(output, targets(), 0)
     rest, _ = without(output, targets(), 0)
-    torch.testing.assert_close(total - rest, torch.tensor(parts[term]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(total - rest, parts[term], atol=1e-4, rtol=1e-4)
     assert parts[term] != 0
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lifemask.apps.commands import assets, benchmark, fit, reconstruct, synth, train
+from lifemask.apps.commands import ablate, assets, benchmark, fit, reconstruct, synth, train
 from lifemask.assets import UserError
 
 EXIT_USER_ERROR = 2
@@ -31,6 +31,7 @@ app.command("score")(benchmark.score)
 app.command("compare")(benchmark.compare)
 app.command("synth")(synth.synth)
 app.command("train", context_settings=train.CONTEXT)(train.train)
+app.command("ablate", context_settings=train.CONTEXT)(ablate.ablate)
 
 
 def _print_version(wanted: bool) -> None:

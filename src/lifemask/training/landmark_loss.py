@@ -66,11 +66,20 @@ class LandmarkLoss(nn.Module):
                 for k in range(2)
             }
         )
+        # On the network's device from the start: made anew at each step, a GPU would wait for them.
+        loose = torch.ones(21)
+        loose[list(LOOSE_21)] = config.loose
+        self.register_buffer("loose", loose, persistent=False)
+        self.register_buffer("jaw", (torch.arange(68) < 17).float(), persistent=False)
+        to_aflw21 = convert(torch.eye(68), "ict68", "aflw21")  # alike for both 68 sets
+        self.register_buffer("to_aflw21", to_aflw21, persistent=False)
+        for source, name in REAL_SETS.items():
+            self.register_buffer(f"flip_{source}", flip_table(name).clone(), persistent=False)
 
     def forward(
         self, output: LandmarkOutput, batches: list[SourceBatch], step: int
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Total loss (scalar) and its weighted parts by name."""
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss (scalar) and its weighted parts by name, detached."""
         posed = self.model(output.parameters)
         parts: dict[str, Tensor] = {}
         count = len(output.points)
@@ -81,7 +90,7 @@ class LandmarkLoss(nn.Module):
         parts |= self._shared_terms(output, posed)
         weighted = {k: getattr(self.config, k) * v for k, v in parts.items()}
         total = torch.stack(list(weighted.values())).sum()
-        return total, {k: float(v.detach()) for k, v in weighted.items()}
+        return total, {k: v.detach() for k, v in weighted.items()}
 
     def _shared_terms(self, output: LandmarkOutput, posed: PosedModel) -> dict[str, Tensor]:
         apart = distance(output.points, posed.points).mean(1) / self.config.unit
@@ -137,22 +146,20 @@ class LandmarkLoss(nn.Module):
         terms[name] = terms[name] + value if name in terms else value
 
     def _offset(self, source: str, k: int, posed: PosedModel) -> Tensor:
-        flip = flip_table(REAL_SETS[source]).to(posed.points.device)
+        flip = self.get_buffer(f"flip_{source}")
         return symmetric_offset(self.offsets[f"{source}_{k}"], flip, posed)[..., :2]
 
     def _reduce(self, points: Tensor, k: int, source: str) -> Tensor:
         """The k-th 68 set of a prediction in the source's landmark set; (u, v) only."""
         chosen = points[:, 68 * k : 68 * (k + 1), :2]
-        return convert(chosen, BOTH_68[k], "aflw21") if source == "aflw21" else chosen
+        return self.get_buffer("to_aflw21") @ chosen if source == "aflw21" else chosen
 
     def _weights(self, batch: SourceBatch, posed: PosedModel) -> Tensor:
         weights = batch.visible.to(posed.points.dtype)
         if batch.source == "aflw21":
-            loose = torch.ones(21, device=weights.device)
-            loose[list(LOOSE_21)] = self.config.loose
-            return weights * loose
+            return weights * self.get_buffer("loose")
         forward = posed.rotation[..., :, 2].detach()
         yaw = torch.rad2deg(torch.atan2(forward[:, 0], forward[:, 2]))
         frontal = (yaw.abs() <= self.config.jaw_yaw_deg).to(weights.dtype)[:, None]
-        jaw = torch.where(torch.arange(68, device=weights.device) < 17, 1.0, 0.0)
+        jaw = self.get_buffer("jaw")
         return weights * (1 - jaw + jaw * self.config.jaw * frontal)

@@ -36,8 +36,10 @@ from lifemask.nn.parametric import LandmarkModel, landmark_model
 from lifemask.training.checkpoint import averaged_weights
 from lifemask.training.landmark_loss import LandmarkLoss, SourceBatch
 from lifemask.training.loop import LoopConfig, train
-from lifemask.training.recipes import LANDMARKER, Family, LandmarkerRecipe
+from lifemask.training.recipes import LANDMARKER, LandmarkerRecipe
+from lifemask.training.trainable import Switch, Trainable, shorten_optim
 
+logger = logging.getLogger(__name__)
 CONVENTION = "lifemask392"
 SOURCES = ("renders", "aflw21", "ytf68")
 
@@ -179,14 +181,9 @@ def draw_crops(
 
 def step_loss(
     network: nn.Module, criterion: nn.Module, batch: Batch, step: int
-) -> tuple[Tensor, dict[str, float]]:
-    """Loss of one batch, moved to the network's device."""
-    device = next(network.parameters()).device
-    targets = [
-        SourceBatch(t.source, t.rows, t.points.to(device), t.visible.to(device))
-        for t in batch.targets
-    ]
-    return criterion(network(batch.crops.to(device)), targets, step)
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of one batch on the network's device."""
+    return criterion(network(batch.crops), batch.targets, step)
 
 
 @torch.no_grad()
@@ -211,7 +208,8 @@ def evaluate(network: LandmarkNet, held_out: dict[str, CropSet]) -> dict[str, fl
     """NME in % of held-out crops, by source.
 
     Renders: mean distance in (u, v) of the 68 "ibug68-3d-bfm" points over `sqrt(w h)` of their
-    box, for |yaw| 0-30 / 30-60 / 60-90 and the mean of the bins; "_all" over all 392 points.
+    box, for |yaw| 0-30 / 30-60 / 60-90 and the mean of the bins; "_all" over all 392 points;
+    "_depth" the mean error of w about its mean, over the same length.
     AFLW-21: visible points without ears and chin (no offset learned), over 0.6 crop sides; YTF-68:
     the inner 51 alike.
     """
@@ -229,6 +227,9 @@ def evaluate(network: LandmarkNet, held_out: dict[str, CropSet]) -> dict[str, fl
             metrics |= {f"{name}_bin{b}": float(m) for b, m in enumerate(means)}
             metrics[f"{name}"] = float(np.mean(means))
             metrics[f"{name}_all"] = float(percent.mean())
+            depth = wanted[..., 2] - wanted[..., 2].mean(1, keepdims=True)
+            apart = np.abs(found[..., 2] - found[..., 2].mean(1, keepdims=True) - depth)
+            metrics[f"{name}_depth"] = float((100 * apart / size).mean())
         else:
             metrics[name] = _real_error(found, wanted, crops)
     return metrics
@@ -274,26 +275,10 @@ def run_training(
         step_loss,
         lambda net: evaluate(net, corpus.held_out),  # pyright: ignore[reportArgumentType]
         config,
-        {"recipe": asdict(recipe)},
+        {"recipe": asdict(recipe), "licence": recipe.family},
     )
     assert isinstance(averaged, LandmarkNet)
     return averaged
-
-
-def loop_config(recipe: LandmarkerRecipe, run: Path, **changes: Any) -> LoopConfig:
-    """The loop's settings that follow from a recipe."""
-    config = LoopConfig(
-        optim=recipe.optim,
-        run=run,
-        seed=recipe.seed,
-        device=recipe.device,
-        precision=recipe.precision,
-        processes=recipe.processes,
-        workers=recipe.workers,
-        evaluate_every=recipe.evaluate_every,
-        save_every=recipe.save_every,
-    )
-    return replace(config, **changes)
 
 
 def shipped_weights(name: str) -> dict[str, Tensor]:
@@ -333,47 +318,69 @@ def starting_weights(source: str) -> dict[str, Tensor]:
     return averaged_weights(folder) if folder.is_dir() else shipped_weights(source)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="lifemask train landmarker", description=__doc__)
-    parser.add_argument("--recipe", choices=LANDMARKER, default="cpu")
-    parser.add_argument("--family", choices=("open", "research"), default="open")
-    parser.add_argument("--data", type=Path, help="folder with aflw21 and ytf68")
-    parser.add_argument("--cache", type=Path, action="append", required=True, help="renders")
-    parser.add_argument("--prepared", type=Path, help="folder to keep decoded real crops in")
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run; resumes")
-    parser.add_argument(
-        "--start-from", help="run folder, or name of shipped weights, to start from"
-    )
-    parser.add_argument("--steps", type=int, help="instead of the recipe's")
-    parser.add_argument("--rate", type=float, help="peak learning rate instead of the recipe's")
-    parser.add_argument("--seconds", type=float, default=0.0, help="stop after so long")
-    parser.add_argument("--evaluate-every", type=int, help="steps, instead of the recipe's")
-    parser.add_argument("--processes", type=int, help="instead of the recipe's")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    family: Family = options.family
-    recipe = replace(LANDMARKER[options.recipe](family), seed=options.seed)
+def add_options(group: Any) -> None:
+    """Options that say where the data are."""
+    add = group.add_argument
+    add("--cache", type=Path, action="append", required=True, help="renders; may be repeated")
+    add("--data", type=Path, help="folder with aflw21 and ytf68")
+    add("--prepared", type=Path, help="folder to keep decoded real crops in")
+    add("--start-from", help="run folder, or name of shipped weights, to start from")
+
+
+def run(recipe: LandmarkerRecipe, options: argparse.Namespace, config: LoopConfig) -> None:
+    """Train a landmarker as a command line asks for."""
     if options.start_from:  # its uncertainty is trained already
         recipe = replace(recipe, loss=replace(recipe.loss, nll_from=0))
-    if options.evaluate_every:
-        recipe = replace(recipe, evaluate_every=options.evaluate_every)
-    if options.processes:
-        recipe = replace(recipe, processes=options.processes)
-    if options.steps:
-        recipe = replace(recipe, optim=replace(recipe.optim, steps=options.steps))
-    if options.rate:
-        recipe = replace(recipe, optim=replace(recipe.optim, peak_rate=options.rate))
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
     corpus = load_corpus(recipe, options.data, options.cache, options.prepared)
     sizes = {k: [len(one) for one in sets] for k, sets in corpus.training.items()}
-    logging.info("crops: %s", sizes)
+    logger.info("crops: %s", sizes)
     initial = starting_weights(options.start_from) if options.start_from else None
     model = landmark_model(load_face_model(), CONVENTION)
-    config = loop_config(recipe, options.run, seconds=options.seconds)
     run_training(recipe, corpus, model, config, initial)
+
+
+def shorten(recipe: LandmarkerRecipe, fraction: float) -> LandmarkerRecipe:
+    """The recipe with its schedules shortened: steps, warm-up, average, start of the likelihood."""
+    loss = replace(recipe.loss, nll_from=round(recipe.loss.nll_from * fraction))
+    return replace(recipe, optim=shorten_optim(recipe.optim, fraction), loss=loss)
+
+
+SWITCHES = (
+    Switch("point loss", ("loss.point=0",)),
+    Switch("nearness loss", ("loss.nearness=0",), metric="renders-open_depth"),
+    Switch("map loss", ("loss.maps=0",)),
+    Switch("likelihood", ("loss.nll=0",), "any"),
+    Switch("model output", ("loss.model=0", "loss.consistency=0")),
+    Switch("consistency", ("loss.consistency=0",)),
+    Switch("coefficient priors", ("loss.identity=0", "loss.expression=0"), "any"),
+    Switch("turns", ("augment.rotation_deg=0",)),
+    Switch("scale and shift", ("augment.scale=0", "augment.shift=0")),
+    Switch("mirror images", ("augment.flip=0",)),
+    Switch("colour", tuple(f"augment.{n}=0" for n in ("gain", "bias", "gamma", "grey"))),
+    Switch("noise and blur", ("augment.noise=0", "augment.blur=0")),
+    Switch("cut-outs", ("augment.cutout=0",)),
+    Switch("learned offsets", ("loss.offset=100",), families=("research",)),
+    Switch("loose ears and chin", ("loss.loose=1",), families=("research",)),
+    Switch("careful jaw", ("loss.jaw=1", "loss.jaw_yaw_deg=180"), families=("research",)),
+    Switch("AFLW crops", ("mix=0.69,0,0.31",), families=("research",)),
+    Switch("YouTube frames", ("mix=0.56,0.44,0",), families=("research",)),
+)
+TRAINABLE = Trainable(
+    name="landmarker",
+    summary="Landmarker: 392 dense 3D landmarks with uncertainty from a face crop.",
+    recipes=LANDMARKER,
+    add_options=add_options,
+    run=run,
+    shorten=shorten,
+    switches=SWITCHES,
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    from lifemask.training.run import train_command
+
+    train_command(TRAINABLE, arguments)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     run/checkpoint.safetensors  +.json  everything needed to go on
     run/best.safetensors        +.json  the best by the validation metric, if one is named
-    run/metrics.jsonl, curve.svg        losses, speed, held-out metrics
+    run/metrics.jsonl, loss.svg, held_out.svg   losses, speed, held-out metrics
 
 A run is a function of its settings: data, random numbers and order depend on (seed, step, share of
 the batch) alone. Killed and started again by the same command, it ends with the same bytes.
@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ from lifemask.training.batches import (
     to_device,
 )
 from lifemask.training.checkpoint import keep_earlier, load_checkpoint, mark_best, save_checkpoint
+from lifemask.training.curves import save_curves
 from lifemask.training.recipes import OptimConfig
 from lifemask.training.run_log import RunLog, provenance
 from lifemask.training.stop import GO_ON, SIGNALLED, Interrupted, StopWatch
@@ -66,6 +67,7 @@ class LoopConfig:
         stop_after: stop after this step without evaluation or checkpoint; 0 runs to the end.
         unused_parameters: with several processes, allow steps whose loss leaves some out.
         progress: draw a progress bar.
+        on_step: called with the number of finished steps after each of them.
     """
 
     optim: OptimConfig
@@ -87,6 +89,7 @@ class LoopConfig:
     stop_after: int = 0
     unused_parameters: bool = False
     progress: bool = True
+    on_step: Callable[[int], None] | None = field(default=None, compare=False, repr=False)
 
 
 def learning_rate(config: OptimConfig, step: int) -> float:
@@ -108,7 +111,6 @@ def train(
     evaluate: Callable[[nn.Module], dict[str, float]],
     config: LoopConfig,
     state: dict[str, Any],
-    on_step: Callable[[int], None] | None = None,
 ) -> nn.Module:
     """Train `network` and the parameters of `criterion`; resumes from the run's checkpoint.
 
@@ -128,7 +130,6 @@ def train(
         evaluate: averaged network -> validation metrics by name; in the first process only.
         config: how to run.
         state: plain values to keep in the checkpoint.
-        on_step: called with the number of finished steps after each of them.
 
     Returns:
         The network with averaged weights, the same in every process.
@@ -159,8 +160,8 @@ def train(
         stack.callback(loop.close)
         while loop.done < loop.last:
             loop.step(feed)
-            if on_step is not None:
-                on_step(loop.done)
+            if config.on_step is not None:
+                config.on_step(loop.done)
             reason = stop.reason(loop.done, loop.fabric)
             loop.after_step(ends=reason != GO_ON, evaluates=reason != SIGNALLED)
             if reason == SIGNALLED:
@@ -220,16 +221,20 @@ class _Loop:
         self.plain_optimizer = optimizer
         self.network, self.optimizer = self.fabric.setup(network, optimizer)
         averaged.to(self.fabric.device)
-        self.criterion = self._wrapped(criterion)
+        self.criterion = self._shared(criterion)
         self.average = Average(averaged, network) if self.rank == 0 else None
         self.log = self._create_log() if self.rank == 0 else None
 
-    def _wrapped(self, criterion: nn.Module) -> nn.Module:
-        """The criterion, its gradients shared between processes if it has any."""
-        exact = FullPrecision(criterion)
-        if any(p.requires_grad for p in criterion.parameters()):
-            return self.fabric.setup_module(exact)
-        return exact.to(self.fabric.device)
+    def _shared(self, criterion: nn.Module) -> nn.Module:
+        """The criterion, its gradients shared between processes if it has any.
+
+        Not set up by lightning: that would round its inputs, targets included, to bfloat16.
+        """
+        criterion.to(self.fabric.device)
+        learns = any(p.requires_grad for p in criterion.parameters())
+        if self.fabric.world_size == 1 or not learns:
+            return criterion
+        return SharedModule(self.fabric.strategy.setup_module(criterion), criterion)
 
     def _create_log(self) -> RunLog:
         config = self.config
@@ -267,9 +272,9 @@ class _Loop:
         _seed(self.config.seed, self.done, self.rank * optim.accumulate + part)
         with ExitStack() as stack:
             if self.fabric.world_size > 1 and part + 1 < optim.accumulate:
-                for module in (self.network, self.criterion):
-                    if not isinstance(module, FullPrecision):
-                        stack.enter_context(self.fabric.no_backward_sync(module))
+                stack.enter_context(self.fabric.no_backward_sync(self.network))
+                if isinstance(self.criterion, SharedModule):
+                    stack.enter_context(self.criterion.parallel.no_sync())
             loss, parts = self.step_loss(self.network, self.criterion, batch, self.done)
             self.fabric.backward(loss / optim.accumulate)
         if self.log is not None:
@@ -286,6 +291,7 @@ class _Loop:
             self.log.flush(done)
             self.metrics = self.evaluate(self.modules["averaged"])
             self.log.metrics(done, self.metrics)
+            _draw_curves(self.config.run)
             best = self._is_best()
         if finished or ends or best or _due(done, config.save_every):
             self.log.flush(done)
@@ -338,30 +344,32 @@ class _Loop:
         return averaged
 
 
-class FullPrecision(nn.Module):
-    """A module computed in float32 inside a region of mixed precision; attributes pass through."""
+class SharedModule(nn.Module):
+    """A data-parallel module that shows the attributes of the module inside it."""
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, parallel: Any, inner: nn.Module) -> None:
         super().__init__()
-        self.inner = inner
+        self.parallel = parallel
+        self._attributes = (inner,)
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
         """What the module returns."""
-        device = next((a.device for a in arguments if isinstance(a, Tensor)), None)
-        kind = device.type if device is not None else _autocast_device()
-        with torch.autocast(kind, enabled=False):
-            return self.inner(*arguments, **named)
+        return self.parallel(*arguments, **named)
 
     def __getattr__(self, name: str) -> Any:
-        """Attributes of the module inside."""
+        """An attribute of the module inside."""
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("inner"), name)
+            return getattr(self._attributes[0], name)
 
 
-def _autocast_device() -> str:
-    return "cuda" if torch.is_autocast_enabled("cuda") else "cpu"
+def _draw_curves(run: Path) -> None:
+    """Draw the charts; a run of hours must not end for the sake of one."""
+    try:
+        save_curves(run)
+    except Exception:
+        logger.warning("no learning curves this time", exc_info=True)
 
 
 def _due(done: int, every: int) -> bool:

@@ -1,4 +1,4 @@
-"""Training recipes: frozen settings in four sizes, made by functions; `RECIPES` names them."""
+"""Training recipes: frozen settings in four sizes, made by functions; `RECIPES` names them all."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ class LandmarkerRecipe:
         workers: threads that prepare batches.
         evaluate_every: steps between evaluations on held-out data.
         save_every: steps between checkpoints.
-        held_out_renders: number of last shards kept for evaluation.
+        held_out_renders: number of first shards kept for evaluation.
+        select: validation metric that marks the best checkpoint; lowest is best.
     """
 
     name: str
@@ -116,6 +117,7 @@ class LandmarkerRecipe:
     evaluate_every: int = 500
     save_every: int = 500
     held_out_renders: int = 1
+    select: str = "renders-open"
 
 
 OPEN_MIX = (1.0, 0.0, 0.0)
@@ -157,8 +159,9 @@ def paper(family: Family = "open") -> LandmarkerRecipe:
 def _recipe(
     name: str, family: Family, net: LandmarkNetConfig, optim: OptimConfig
 ) -> LandmarkerRecipe:
-    mix = OPEN_MIX if family == "open" else RESEARCH_MIX
-    return LandmarkerRecipe(name, family, net, optim, mix=mix)
+    if family == "open":
+        return LandmarkerRecipe(name, family, net, optim, mix=OPEN_MIX)
+    return LandmarkerRecipe(name, family, net, optim, mix=RESEARCH_MIX, select="aflw21")
 
 
 LANDMARKER: dict[str, Callable[[Family], LandmarkerRecipe]] = {
@@ -167,4 +170,8 @@ LANDMARKER: dict[str, Callable[[Family], LandmarkerRecipe]] = {
     "gpu": gpu,
     "paper": paper,
 }
-RECIPES = {"landmarker": LANDMARKER}
+RECIPES = {
+    "landmarker": "lifemask.training.landmarker:TRAINABLE",
+    "parser": "lifemask.training.parser_trainable:TRAINABLE",
+}
+"""What `lifemask train` and `lifemask ablate` know, as "module:attribute" of a `Trainable`."""

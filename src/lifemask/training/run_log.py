@@ -1,4 +1,4 @@
-"""What a run tells while it goes: `metrics.jsonl`, `curve.svg`, a progress bar, `run.json`."""
+"""What a run tells while it goes: `metrics.jsonl`, a progress bar, where its weights come from."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from lifemask.assets import UserError
 logger = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
 HELD_OUT = "held_out/"
+SPEED = ("crops_per_s", "waited")
 PACKAGES = ("lifemask", "torch", "lightning", "numpy", "numba", "safetensors")
 
 
@@ -84,8 +85,8 @@ class RunLog:
                 f"the loss is not finite in the steps up to {done}: lower optim.peak_rate; "
                 "the last checkpoint is from before"
             )
-        speed = {"crops_per_s": round(rate, 1), "waited": round(self._waited / seconds, 4)}
-        self._write({"step": done, **speed, **row})
+        speed = (round(rate, 1), round(self._waited / seconds, 4))
+        self._write({"step": done, **dict(zip(SPEED, speed, strict=True)), **row})
         if self._bar is not None:
             self._bar.update(self._task, note=f"loss {row['loss']:.3f}, {rate:.0f} crops/s")
         self._begin_line()
