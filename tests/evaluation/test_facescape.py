@@ -12,6 +12,7 @@ from helpers.facescape_files import (
     WILD_ITEMS,
     face,
     lab_camera_mm,
+    lab_focal_px,
     lab_name,
     put,
     sheet,
@@ -123,7 +124,9 @@ def test_mirrored_mesh_is_caught(wild, tmp_path):
     center = wild_camera_mm(np.zeros((1, 3)), 0)[0, 0]
     put_wild(tmp_path, lambda v: [2 * center, 0, 0] + v * [-1, 1, 1], items=(0,))
     result = score_facescape(load_facescape_wild(wild), load_mesh_predictions(tmp_path))
-    assert result["checks"]["inside_out"] == ["000"]
+    check = result["checks"][0]
+    assert check["check"] == "inside out" and check["suspicious"] and check["meshes"] == ["000"]
+    assert "mirrored" in check["message"]
     assert result["per_item"]["normal_angle_deg"][0] > 120
 
 
@@ -154,16 +157,21 @@ def test_lab_pinhole_identity(lab, tmp_path, size):
 
 
 def test_lab_orthographic_prediction_enters_at_the_focal_distance(lab, tmp_path):
-    """Far away, orthographic and pinhole agree; a wide lens distorts what is orthographic."""
-    for item in ((0, 0, 0), (0, 2, 9)):
+    """In half image sides the focal length is f / 128: there such a mesh stands right.
+
+    A wide lens distorts what was made from its picture as if that were orthographic.
+    """
+    for item, flatten in (((0, 0, 0), False), ((0, 2, 9), True)):
         camera = lab_camera_mm(HEAD[0], *item[1:])
-        focal = (1200.0, 600.0, 300.0)[item[1]]
-        flat = camera * focal / (-camera[:, 2].mean()) / 128
-        put(tmp_path / f"{lab_name(item)}.ply", flat + [0, 0, 17.0], HEAD[1])
+        size = lab_focal_px(item[1]) / 128 / -camera[:, 2].mean()
+        half_sides = camera * size + [0, 0, 17.0]
+        if flatten:
+            half_sides[:, :2] *= camera[:, 2:].mean() / camera[:, 2:]
+        put(tmp_path / f"{lab_name(item)}.ply", half_sides, HEAD[1])
     result = score_facescape(load_facescape_lab(lab), load_mesh_predictions(tmp_path))
     assert result["misses"] == {"total": 1, "no mesh": 1}
     values = numbers(result, depth="to convergence")["cd_mm"]["groups"]["focal"]
-    assert values["1200"] < 1.0 and 2 * values["1200"] < values["300"] < 15
+    assert values["1200"] < 2e-3 and 0.2 < values["300"] < 15
 
 
 def test_lab_truth_is_in_our_camera_frame(lab):

@@ -189,11 +189,11 @@ def test_result_includes_the_start():
 
 def test_trimming_ignores_what_the_surface_lacks():
     vertices, faces = bumpy()
-    extra = np.random.default_rng(8).uniform(-50, 50, (300, 3)) + [0, 0, 150]
+    extra = np.random.default_rng(8).uniform(-50, 50, (90, 3)) + [0, 0, 150]
     moved = Similarity(1.0, turn(4, -3, 2), np.array([2.0, 1, -2])).apply(vertices)
     source = np.concatenate([moved, extra])
     plain = icp(source, vertices, faces, iterations=200)
-    robust = icp(source, vertices, faces, iterations=500, tolerance=1e-9, trim=0.8)
+    robust = icp(source, vertices, faces, iterations=300, tolerance=1e-8, trim=0.8)
     error = [np.abs(r.similarity.apply(moved) - vertices).max() for r in (plain, robust)]
     assert error[1] < 0.05 < 5 < error[0]
 

@@ -51,12 +51,32 @@ def median_entry(
     A system cannot improve it by giving up; None when half or more failed.
     """
     filled = np.where(np.isnan(values), np.inf, values)
+    rng = np.random.default_rng(0)
+    drawn = filled[rng.integers(0, len(filled), (1000, len(filled)))]
+    medians = np.sort(_middle(drawn))
     return {
         "metric": metric,
         "flags": dict(flags) | {"pool": "median over meshes", "misses": "larger than every error"},
-        "value": rounded(float(np.sort(filled)[len(filled) // 2])) if len(filled) else None,
+        "value": rounded(float(_middle(filled))),
+        "ci95": [rounded(medians[25]), rounded(medians[-26])],
         "meshes": len(filled),
     }
+
+
+def check_entry(check: str, names: Sequence[str], message: str) -> dict[str, Any]:
+    """A suspicion about predictions, in the form that reports and the command line print.
+
+    Args:
+        check: what is suspected.
+        names: of the predictions that look so.
+        message: what to try.
+    """
+    entry = {"check": check, "suspicious": bool(names), "meshes": list(names)}
+    return entry | ({"message": f"{message} ({len(names)} meshes)"} if names else {})
+
+
+INSIDE_OUT = "normals point inwards: mirrored, or faces in clockwise order"
+NOT_CONVERGED = "the alignment stopped early: are frames, units and landmarks right?"
 
 
 def per_item(names: Sequence[str], columns: Mapping[str, Float[ndarray, "n"]]) -> dict[str, Any]:
@@ -68,6 +88,11 @@ def per_item(names: Sequence[str], columns: Mapping[str, Float[ndarray, "n"]]) -
 def rounded(value: float, digits: int = 4) -> float | None:
     """The value for a JSON file; None for what JSON cannot hold."""
     return round(float(value), digits) if math.isfinite(value) else None
+
+
+def _middle(values: Float[ndarray, "*b n"]) -> Float[ndarray, "*b"]:
+    """The upper median; unlike the mean of two middle values it can be infinite and no NaN."""
+    return np.sort(values, axis=-1)[..., values.shape[-1] // 2]
 
 
 def _by_group(values: ndarray, group_of: Sequence[str]) -> dict[str, float | None]:

@@ -38,7 +38,13 @@ from lifemask.data.facescape import (
     in_camera_frame,
 )
 from lifemask.evaluation._cylinder import NO_OVERLAP, OverlapScores, cylinder_map, overlap_scores
-from lifemask.evaluation._items import mean_entry, median_entry, per_item
+from lifemask.evaluation._items import (
+    INSIDE_OUT,
+    check_entry,
+    mean_entry,
+    median_entry,
+    per_item,
+)
 from lifemask.evaluation.meshes import MeshPredictions, Triangles, check_names
 from lifemask.graphics.rasterize import rasterize
 
@@ -214,7 +220,7 @@ def _report(data: FaceScape, scores: list[OverlapScores | None], camera: str) ->
         "misses": {"total": sum(reasons.values())} | dict(sorted(reasons.items())),
         "numbers": _numbers(data, scores, camera, 1),
         "not_scored": [],
-        "checks": {"inside_out": inside_out},
+        "checks": [check_entry("inside out", inside_out, INSIDE_OUT)],
         "per_item": per_item(data.names, _columns(scores)),
     }
 

@@ -50,7 +50,34 @@ PROTOCOLS = {
         "lifemask.evaluation.facescape:score_facescape",
         "meshes",
     ),
+    "micc_deep3d": Protocol(
+        "lifemask.data.micc:load_micc", "lifemask.evaluation.micc:score_micc_deep3d", "meshes"
+    ),
+    "micc_genova": Protocol(
+        "lifemask.data.micc:load_micc", "lifemask.evaluation.micc:score_micc_genova", "meshes"
+    ),
+    "facewarehouse": Protocol(
+        "lifemask.data.facewarehouse:load_facewarehouse",
+        "lifemask.evaluation.facewarehouse:score_facewarehouse",
+        "meshes",
+    ),
     "now": Protocol("lifemask.data.now:load_now", "lifemask.evaluation.now:score_now", "meshes"),
+    "realy": Protocol(
+        "lifemask.data.realy:load_realy", "lifemask.evaluation.realy:score_realy", "meshes"
+    ),
+    "stirling": Protocol(
+        "lifemask.data.stirling:load_stirling",
+        "lifemask.evaluation.stirling:score_stirling",
+        "meshes",
+    ),
+    "synthetic_heads": Protocol(
+        "lifemask.data.synthetic_heads:load_synthetic_heads",
+        "lifemask.evaluation.synthetic_heads:score_synthetic_heads",
+        "meshes",
+    ),
+    "scans": Protocol(
+        "lifemask.data.scans:load_scans", "lifemask.evaluation.scans:score_scans", "meshes"
+    ),
 }
 """Protocols by name; one entry each."""
 
@@ -122,7 +149,7 @@ def _dense(options: PointOptions) -> Any:
     )
 
     if not (options.dense and options.basis):
-        raise UserError("dense scores need both dense predictions and the face model's folder")
+        raise UserError("dense scores need both dense predictions and the Basel model (basis)")
     return DenseCase(load_dense_basis(options.basis), load_dense_predictions(options.dense))
 
 
