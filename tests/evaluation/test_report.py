@@ -49,6 +49,18 @@ def test_one_chart_per_data_set_and_point_set_with_the_protocols_mean():
     assert "ours  5.00" in svg and "open fit official  6.00" in svg
 
 
+def test_meshes_have_a_curve_that_ends_below_the_failures():
+    item = {"names": ["a", "b", "c", "d"], "distance_mm": [1.0, 2.0, 3.0, None]}
+    scored = {"m": {"protocol": "now", "system": "mesh maker", "numbers": [], "per_item": item}}
+    charts = report.curves(scored)
+    assert list(charts) == ["now-distance_mm"]
+    curve = [s for s in charts["now-distance_mm"].shapes if getattr(s, "width", 0) == 2.2]
+    top, bottom = 52.0, 440 - 54.0
+    share = (bottom - curve[0].points[-1][1]) / (bottom - top)
+    assert share == pytest.approx(0.75, abs=0.01)
+    assert "mesh maker  2.00" in charts["now-distance_mm"].svg()
+
+
 def test_suspicions_are_shown():
     scored = {"a": result(9, "strange"), "b": result(0, "sound")}
     assert report.suspicion_rows(scored) == [["strange", "mirrored photo", "look"]]

@@ -85,27 +85,59 @@ def groups(results: Mapping[str, Result]) -> dict[str, dict[str, Result]]:
 
 
 def curves(results: Mapping[str, Result]) -> dict[str, Canvas]:
-    """Cumulative error curves by file stem, one per data set and point set.
+    """Cumulative error curves by file stem: one per data set and point set, or mesh distance.
 
     A legend shows each system's mean, pooled as the protocol's main number (over bins where the
-    stored result has bins).
+    stored result has bins). Curves of meshes are those of the first column of "per_item", in which
+    a failure is never reached.
     """
     out = {}
     for dataset, scored in groups(results).items():
         for key, (_, words) in CURVES.items():
-            errors, means = {}, {}
-            for result in scored.values():
-                kept = result.get("per_image", {})
-                if key in kept:
-                    name = system_name(result)
-                    errors[name] = metrics.unpacked(kept[key])
-                    means[name] = _pooled(errors[name], kept)
-            if errors:
-                title = f"{dataset}, {words}: share of images below an error"
-                out[f"{dataset}-{key}"] = cumulative_canvas(
-                    errors, title=title, statistic=means, x_max=_x_max(errors.values())
-                )
+            errors = {r: e for r in scored if (e := _errors(scored[r], key)) is not None}
+            title = f"{dataset}, {words}: share of images below an error"
+            out |= _chart(f"{dataset}-{key}", title, "NME, %", errors, scored)
+        for key in dict.fromkeys(_main_column(r) for r in scored.values()):
+            if key is not None:
+                errors = {
+                    r: _column(scored[r], key) for r in scored if key == _main_column(scored[r])
+                }
+                name = key.replace("_", " ")
+                title = f"{dataset}: share of meshes below an error"
+                out |= _chart(f"{dataset}-{key}", title, name, errors, scored)
     return out
+
+
+def _errors(result: Result, key: str) -> np.ndarray | None:
+    kept = result.get("per_image", {})
+    return metrics.unpacked(kept[key]) if key in kept else None
+
+
+def _main_column(result: Result) -> str | None:
+    """The first list of numbers in "per_item"."""
+    return next((key for key in result.get("per_item", {}) if key != "names"), None)
+
+
+def _column(result: Result, key: str) -> np.ndarray:
+    return np.array([np.nan if v is None else v for v in result["per_item"][key]], np.float64)
+
+
+def _chart(
+    stem: str,
+    title: str,
+    x_label: str,
+    errors: Mapping[str, np.ndarray],
+    scored: Mapping[str, Result],
+) -> dict[str, Canvas]:
+    """One chart of the systems that have errors; none if there are no such systems."""
+    errors = {name: e for name, e in errors.items() if np.isfinite(e).any()}
+    if not errors:
+        return {}
+    names = {result: system_name(scored[result]) for result in errors}
+    means = {names[r]: _pooled(e, scored[r].get("per_image", {})) for r, e in errors.items()}
+    shown = {names[r]: e for r, e in errors.items()}
+    x_max = _x_max(errors.values())
+    return {stem: cumulative_canvas(shown, x_label, title, x_max, means)}
 
 
 def difference_rows(
@@ -226,6 +258,7 @@ def _bins(kept: Result, count: int) -> np.ndarray:
 
 
 def _x_max(errors: Iterable[np.ndarray]) -> float:
-    """A round right end, somewhat beyond nine in ten images of the best system."""
+    """A round right end, somewhat beyond nine in ten items of the best system."""
     high = 1.3 * min(float(np.nanpercentile(values, 90)) for values in errors)
-    return next((x for x in (5.0, 8.0, 10.0, 15.0, 20.0, 30.0) if x >= high), 40.0)
+    power = 10.0 ** np.floor(np.log10(max(high, 1e-6)))
+    return float(next(x * power for x in (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 10.0) if x * power >= high))
