@@ -32,7 +32,7 @@ def stripes(monkeypatch):
         skin, cap = textures()
         return Appearance(skin, studio_light("soft"), None, {"cap": cap})
 
-    def maybe(self, image, geometry):
+    def maybe(self, image, geometry, regions=None):
         return None if self.config.texture == "none" else dress(self, image, geometry)
 
     monkeypatch.setattr(Pipeline, "dress", maybe)

@@ -60,8 +60,8 @@ class PipelineConfig:
         texture: how the photo becomes appearance; "none" leaves the head without colour.
         faces: the largest face, or all of them, largest first.
         refine: let the photo's colours refine the shape after the landmarks.
-        regions: find hair, hands and other things in front of the skin and keep them out of the
-            texture; without the parser's weights it is off.
+        regions: find hair, hands and other things in front of the skin and keep them out of
+            refinement and texture; without the parser's weights it is off.
         max_head_px: the texture is taken from the photo reduced until the head is this large.
         device: where the fit and the texture are computed, e.g. "cpu" or "cuda".
         threads: threads of the networks; 0 lets onnxruntime choose.
@@ -155,8 +155,9 @@ class Pipeline:
         size = (image.shape[1], image.shape[0])
         landmarks = moved(landmarks or self.find_landmarks(image, face), self.config.device)
         geometry = self.fit(landmarks, size)
-        geometry = self.refine(image, geometry, landmarks)
-        appearance = self.dress(image, geometry)
+        regions = self.find_regions(image, geometry)
+        geometry = self.refine(image, geometry, landmarks, regions)
+        appearance = self.dress(image, geometry, regions)
         return Head(
             face=face,
             geometry=moved(geometry, "cpu"),
@@ -177,26 +178,37 @@ class Pipeline:
 
         return fit_landmarks(landmarks, self.device_model, self.config.fit, image_size)
 
-    def refine(self, image: Rgb, geometry: Geometry, landmarks: Landmarks) -> Geometry:
+    def refine(
+        self,
+        image: Rgb,
+        geometry: Geometry,
+        landmarks: Landmarks,
+        regions: Regions | None = None,
+    ) -> Geometry:
         """Shape and pose that agree with the photo's colours too, if that is switched on."""
         if not self.config.refine:
             return geometry
         from lifemask.methods.photometric import PhotometricConfig, refine_photometric
 
         config = self.config.photometric or PhotometricConfig(fit=self.config.fit)
-        return refine_photometric(image, geometry, landmarks, self.device_model, config).geometry
+        given = (image, geometry, landmarks, self.device_model, config)
+        return refine_photometric(*given, regions=regions).geometry
 
     def find_regions(self, image: Rgb, geometry: Geometry) -> Regions | None:
         """Region maps of the photo about the fitted head, if that is switched on."""
         model = self.device_model
+        config = self.config
+        used = config.regions and (config.refine or config.texture != "none")
         known = SQUARE_NAME in model.landmark_embeddings
-        if not (self.config.regions and known and self.parser is not None):
+        if not (used and known and self.parser is not None):
             return None
         points = model.landmarks(geometry.vertices_mm, SQUARE_NAME)
         points = project(points, geometry.camera).cpu()
         return self.parser(image, Landmarks(points, torch.ones(len(points)), SQUARE_NAME))
 
-    def dress(self, image: Rgb, geometry: Geometry) -> Appearance | None:
+    def dress(
+        self, image: Rgb, geometry: Geometry, regions: Regions | None = None
+    ) -> Appearance | None:
         """Light-free texture and the photo's light, if that is switched on."""
         if self.config.texture == "none":
             return None
@@ -210,7 +222,6 @@ class Pipeline:
         camera = camera_for_crop(geometry.camera, window.center_px, window.side_px, window.size)
         pixels = torch.from_numpy(window.image).permute(2, 0, 1).float() / 255
         seen = replace(geometry, camera=camera)
-        regions = self.find_regions(image, geometry)
         if regions is not None:
             regions = regions.seen_in(window.center_px, window.side_px, window.size)
         return texture_from_photo(pixels, seen, self.device_model, self.config.appearance, regions)

@@ -8,6 +8,7 @@ import torch
 
 from lifemask.assets import UserError
 from lifemask.facemodel import load_face_model
+from lifemask.faces.parsing import Regions
 from lifemask.graphics.camera import (
     orthographic_camera,
     project,
@@ -25,7 +26,7 @@ from lifemask.graphics.rasterize import barycentric_at_pixels, interpolate, rast
 from lifemask.methods._fitting_albedo import skin_albedo
 from lifemask.methods.fitting import fit_landmarks
 from lifemask.methods.photometric import PhotometricConfig, PhotometricResult, refine_photometric
-from lifemask.types import Camera, Geometry, Landmarks
+from lifemask.types import REGION_NAMES, Camera, Geometry, Landmarks
 
 SIZE = 288
 NOISE_PX = 2.0
@@ -158,6 +159,41 @@ def test_a_mask_keeps_an_occluder_out(refined, model) -> None:
     result = refine_photometric(painted, case.start, case.landmarks, model, config, mask=mask)
     start = shape_error_mm(case.start, case, model)
     assert shape_error_mm(result.geometry, case, model) < start + 0.05
+
+
+def whole_photo(hidden: np.ndarray, name: str) -> Regions:
+    """Maps of a photo of this file: `name` where hidden, skin elsewhere."""
+    ids = np.where(hidden, REGION_NAMES.index(name), REGION_NAMES.index("skin"))
+    maps = torch.nn.functional.one_hot(torch.from_numpy(ids), 9).permute(2, 0, 1).float()
+    return Regions(maps, ((SIZE - 1) / 2, (SIZE - 1) / 2), float(SIZE))
+
+
+def test_regions_keep_an_occluder_out_as_a_mask_does(refined, model) -> None:
+    case = refined[0][0]
+    painted = case.image.copy()
+    painted[150:190, 90:200] = (150, 90, 70)  # a hand's colour
+    hidden = np.zeros((SIZE, SIZE), bool)
+    hidden[150:190, 90:200] = True
+    config = PhotometricConfig(samples=1000, blur_px=(1.0,))
+    given = (painted, case.start, case.landmarks, model, config)
+    masked = refine_photometric(*given, mask=~hidden).geometry
+    plain = refine_photometric(*given).geometry
+    for name in ("background", "hair"):
+        told = refine_photometric(*given, regions=whole_photo(hidden, name)).geometry
+        gap = [
+            float((g.vertices_mm - masked.vertices_mm).norm(dim=-1).mean()) for g in (told, plain)
+        ]
+        assert gap[0] < 0.3 * gap[1]
+
+
+def test_regions_that_hide_the_whole_face_are_not_believed(refined, model) -> None:
+    case = refined[0][0]
+    everything = whole_photo(np.ones((SIZE, SIZE), bool), "background")
+    config = PhotometricConfig(samples=500, blur_px=(1.0,), iterations=2)
+    given = (case.image, case.start, case.landmarks, model, config)
+    told = refine_photometric(*given, regions=everything).geometry
+    plain = refine_photometric(*given).geometry
+    assert torch.equal(told.vertices_mm, plain.vertices_mm)
 
 
 def test_what_cannot_be_refined_is_refused(refined, model) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from lifemask.assets import UserError
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.crop import crop_square, photo_to_crop
+from lifemask.faces.parsing import Regions
 from lifemask.graphics.camera import (
     camera_for_crop,
     camera_from_crop,
@@ -36,6 +37,8 @@ from lifemask.methods._fitting_task import create_task, noise_factor, start_stat
 from lifemask.types import Crop, Geometry, Landmarks, Lighting, ModelParams
 
 _MIN_SAMPLES = 50
+_HIDING = ("hair", "background", "mouth_interior")
+"""Regions whose pixels say nothing about the skin."""
 _MARGIN = 1.15  # side of the crop over the face region's longer side
 _APERTURES = ((37, 41), (38, 40), (43, 47), (44, 46), (61, 67), (62, 66), (63, 65))
 """Upper and lower iBUG-68 points across the openings of eyes and mouth."""
@@ -106,6 +109,7 @@ def refine_photometric(
     config: PhotometricConfig | None = None,
     albedo: AlbedoModel | None = None,
     mask: np.ndarray | None = None,
+    regions: Regions | None = None,
 ) -> PhotometricResult:
     """Refines a landmark fit so that the rendered skin agrees with the photo.
 
@@ -117,6 +121,8 @@ def refine_photometric(
         config: settings; None for the defaults.
         albedo: linear albedo model; None for `skin_albedo(model)`.
         mask: (H, W) bool, True where the photo shows skin; None: robustness must do.
+        regions: region maps of the photo; pixels of hair, hands, cloth and the open mouth are left
+            out, unless that leaves too little of the face.
 
     Raises:
         UserError: geometry without parameters of this model, or no visible skin in the photo.
@@ -129,7 +135,7 @@ def refine_photometric(
     crop = _crop(image, geometry, model, config.size)
     device = albedo.mean.device
     pixels = crop.image.to(device)
-    usable = None if mask is None else _crop_mask(mask, crop).to(device)
+    usable = _usable(mask, regions, crop, device)
     state, problem = _prepare(geometry, params, landmarks, model, config, crop)
 
     def draw(state: State, blur: float) -> SkinSamples:
@@ -141,6 +147,9 @@ def refine_photometric(
     blur = config.blur_px[0] if config.blur_px else 0.0
     first = make_picture(pixels, blur)
     samples = draw(state, blur)
+    if len(samples.pixels) < _MIN_SAMPLES and regions is not None:
+        usable = _usable(mask, None, crop, device)
+        samples = draw(state, blur)
     if len(samples.pixels) < _MIN_SAMPLES:
         raise UserError("no visible skin to compare: the face lies outside the photo or is tiny")
     look = problem.first_look(state, samples, first)
@@ -169,6 +178,20 @@ def _crop(
     center = (low + high) / 2
     side = _MARGIN * float((high - low).max())
     return crop_square(image, (float(center[0]), float(center[1])), side, size)
+
+
+def _usable(
+    mask: Bool[np.ndarray, "h w"] | None, regions: Regions | None, crop: Crop, device: torch.device
+) -> Bool[Tensor, "size size"] | None:
+    """Pixels of the crop that may show skin; None for all."""
+    usable = None if mask is None else _crop_mask(mask, crop)
+    if regions is not None:
+        steps = torch.arange(crop.size).float()
+        v, u = torch.meshgrid(steps, steps, indexing="ij")
+        there = regions.seen_in(crop.center_px, crop.side_px, crop.size)
+        clear = there.sample(torch.stack((u, v), -1), *_HIDING, outside=0.0) < 0.5
+        usable = clear if usable is None else usable & clear
+    return None if usable is None else usable.to(device)
 
 
 def _crop_mask(mask: Bool[np.ndarray, "h w"], crop: Crop) -> Bool[Tensor, "size size"]:

@@ -1,0 +1,102 @@
+"""Training speed of the parser's networks on one core: images per second of whole steps.
+
+    python benchmarks/parser_nets.py --json benchmarks/results/parser_nets.json
+
+A step is forward, loss, backward and AdamW on pictures in memory; the processor time of the fastest
+of a few counts, so that other work on the machine disturbs little. Multiply-adds are those of the
+convolutions.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import time  # noqa: E402
+from dataclasses import asdict, replace  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from lifemask.nn.unet import UNet, UNetConfig  # noqa: E402
+from lifemask.training.parser_loss import ParserLoss, ParserLossConfig  # noqa: E402
+from lifemask.training.parser_recipes import CPU_NET, PAPER_NET  # noqa: E402
+from provenance import provenance  # noqa: E402
+
+NETS = {
+    "plain U-Net, base 32, 4 levels": replace(PAPER_NET, size=128),
+    "same, skips added": replace(PAPER_NET, size=128, merge="add", up=1),
+    "pixel blocks (cpu recipe)": CPU_NET,
+    "pixel blocks, one convolution down": replace(CPU_NET, down=1),
+    "pixel blocks, base 24": replace(CPU_NET, widths=(24, 48, 96, 160)),
+}
+
+
+def multiply_adds(config: UNetConfig) -> int:
+    """Of one image, forward."""
+    total = 0
+
+    def count(module: nn.Module, _: Any, output: torch.Tensor) -> None:
+        nonlocal total
+        assert isinstance(module, nn.Conv2d)
+        total += module.weight.numel() * output.shape[-1] * output.shape[-2]
+
+    network = UNet(config).eval()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        network(torch.zeros(1, 3, config.size, config.size))
+    return total
+
+
+def images_per_second(config: UNetConfig, bf16: bool, batch: int, steps: int) -> float:
+    """Of the fastest step."""
+    network = UNet(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    criterion = ParserLoss(ParserLossConfig())
+    crops = torch.rand(batch, config.size, config.size, 3).permute(0, 3, 1, 2)
+    regions = torch.randint(0, config.classes, (batch, config.size, config.size)).byte()
+    best = float("inf")
+    for _ in range(steps):
+        start = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            scores = network(crops)
+        loss, _ = criterion(scores.float(), regions)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        best = min(best, time.process_time() - start)
+    return batch / best
+
+
+def main() -> None:
+    """Command line."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--batch", type=int, default=16)
+    options.add_argument("--steps", type=int, default=4)
+    options.add_argument("--json", type=Path, required=True)
+    given = options.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for name, config in NETS.items():
+        row: dict[str, Any] = {"network": name, "sizes": asdict(config)}
+        row["multiply_adds"] = multiply_adds(config)
+        row["parameters"] = sum(p.numel() for p in UNet(config).parameters())
+        for kind in ("float32", "bfloat16"):
+            speed = images_per_second(config, kind == "bfloat16", given.batch, given.steps)
+            row[f"images_per_s_{kind}"] = round(speed, 1)
+        rows.append(row)
+        print({k: v for k, v in row.items() if k != "sizes"}, flush=True)
+    command = f"python benchmarks/parser_nets.py --json {given.json}"
+    result = {"nets": rows, "load": os.getloadavg()[0], "provenance": provenance(command)}
+    given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
