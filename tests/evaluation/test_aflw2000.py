@@ -49,7 +49,7 @@ def test_perfect_predictions_score_zero_everywhere(packed):
     data = load_aflw2000(packed)
     result = score_aflw2000(data, perfect(data))
     exact = [n for n in result["numbers"] if n["flags"].get("gt", "original") == "original"]
-    assert len(exact) == 7 + 10
+    assert len(exact) == 9 + 10
     assert all(n["value"] == pytest.approx(0, abs=2e-4) for n in exact)
     assert result["not_scored"] == [] and result["misses"]["total"] == 0
     assert result["images_by_bin"] == {"0-30": 3, "30-60": 3, "60-90": 3}

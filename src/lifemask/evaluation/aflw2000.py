@@ -67,9 +67,14 @@ STANDARD_FLAGS = (
     NmeFlags(points=51, pool="images"),
     NmeFlags(gt="reannotated"),
     NmeFlags(gt="reannotated", points=51),
+    NmeFlags(gt="reannotated", pool="images"),
+    NmeFlags(gt="reannotated", points=51, pool="images"),
     NmeFlags(gt="aflw21", points=21),
+    NmeFlags(gt="aflw21", points=21, pool="images"),
     NmeFlags(dims=3, z_align="min"),
+    NmeFlags(dims=3, z_align="min", pool="images"),
     NmeFlags(dims=3, z_align="mean"),
+    NmeFlags(points=51, dims=3, z_align="min"),
     NmeFlags(points=51, dims=3, z_align="mean"),
 )
 PER_IMAGE = {
