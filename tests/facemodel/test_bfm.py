@@ -164,6 +164,16 @@ def basel2017(tmp_path_factory):
     return toy.write_bfm2017(folder), converted("bfm2017", folder)
 
 
+def test_data_sets_in_other_files_are_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    (tmp_path / "secret").write_bytes(bytes(64))
+    with h5py.File(tmp_path / "model.h5", "w") as file:
+        store = [(str(tmp_path / "secret"), 0, 64)]
+        file.create_dataset("shape/model/mean", (16,), "f4", external=store)
+    with pytest.raises(AssetError, match="lies in another file: refused"):
+        convert("bfm2017", [tmp_path / "model.h5"], tmp_path / "x.npz")
+
+
 def test_2017_is_read_from_statismo_hdf5(basel2017):
     truth, model = basel2017
     assert np.abs(model.mean.numpy() - truth["points"] - 0.5).max() < 1e-4

@@ -14,6 +14,7 @@ from lifemask.facemodel import FACE_MODELS, load_face_model
 from lifemask.facemodel._container import check, read_model
 from lifemask.facemodel.convert import READERS, convert
 from lifemask.graphics.camera import project
+from lifemask.methods._fitting_surface import coefficient_prior
 from lifemask.methods.fitting import FitConfig, fit_landmarks
 from lifemask.types import Camera, Landmarks
 
@@ -133,7 +134,7 @@ def test_arrays_that_do_not_fit_are_not_written(tmp_path):
         "triangles": {"faces": arrays.faces + 1000},
         "mirror": {"mirror": shifted},
         "identity": {"identity": arrays.identity[:, 1:]},
-        "finite": {"identity": arrays.identity * np.inf},
+        "finite": {"identity": np.full_like(arrays.identity, np.inf)},
         "ranges": {"expression_range": np.zeros((1, 2))},
         "regions": {"regions": {"face": np.zeros(3, bool)}},
     }
@@ -161,6 +162,21 @@ def test_round_trip_keeps_every_array(tmp_path):
         assert np.array_equal(getattr(again, key), getattr(arrays, key)), key
     assert again.regions.keys() == arrays.regions.keys()
     assert all(np.array_equal(again.regions[k], arrays.regions[k]) for k in arrays.regions)
+
+
+def test_the_prior_follows_the_expression_range(tmp_path):
+    toy.write_flame(tmp_path)
+    path = convert("flame2020", [tmp_path / "generic_model.pkl"], tmp_path / "out.model")
+    model = load_face_model("flame2020", path)
+    prior = coefficient_prior(model, 1.0, 3.0, 0.2, torch.zeros((), dtype=torch.float64))
+    k = {name: 9 + i for i, name in enumerate(model.expression_names)}
+    bounds = torch.stack((prior.lower, prior.upper), 1)
+    jaw, eye, act = k["jawX_rad"], k["eyeLookLeftX_rad"], k["expression000"]
+    assert bounds[act].tolist() == [-3, 3] and bounds[jaw].tolist() == [0, 0.6]
+    assert bounds[eye].tolist() == [0, 0]  # landmarks on the skin do not see the eyes
+    assert float(prior.precision[act, act]) == 1.0 and float(prior.linear[act]) == 0.0
+    assert float(prior.linear[jaw]) == pytest.approx(3.0 / 0.6)  # exponential on [0, 0.6] rad
+    assert float(prior.precision[k["jawY_rad"], k["jawY_rad"]]) == pytest.approx(1 / 0.05**2)
 
 
 def camera() -> Camera:

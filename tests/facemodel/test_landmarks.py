@@ -30,6 +30,11 @@ def test_flip_is_an_involution_of_the_right_size(name):
         ("lifemask392", "ibug68-3d-bfm"),
         ("mediapipe478", "aflw21"),
         ("lifemask392", "aflw21"),
+        ("ibug68", "aflw21"),
+        ("ict68", "ibug51"),
+        ("ibug68-3d-bfm", "sfm50"),
+        ("ibug68", "bfm15"),
+        ("mediapipe478", "mediapipe105"),
     ],
 )
 def test_conversion_commutes_with_the_flip(source, target):
