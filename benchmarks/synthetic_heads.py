@@ -86,13 +86,18 @@ def run(data: SyntheticHeads, weights: str, work: Path, threads: int) -> dict[st
             data, shuffled(fitted, data.names, work / f"shuffled-{weights}")
         ),
     }
-    face = {name: value_of(r, FACE[0], **FACE[1]) for name, r in controls.items()}
-    own = value_of(result, FACE[0], **FACE[1])
+    face = {name: face_mm(r) for name, r in controls.items()}
     return result | {
         "controls": {name: headline(r) for name, r in controls.items()},
-        "beats_mean_head": bool(own < face["mean head"]),
-        "shuffling_collapses": bool(face["fits of other photos"] >= face["mean head"]),
+        "beats_mean_head": face_mm(result) < face["mean head"],
+        "shuffling_collapses": face["fits of other photos"] >= face["mean head"],
     }
+
+
+def face_mm(result: dict[str, Any]) -> float:
+    """Shape error of the face that controls are judged by; NaN if there is none."""
+    value = value_of(result, FACE[0], **FACE[1])
+    return float("nan") if value is None else value
 
 
 def draw_errors(data: SyntheticHeads, fitted: Path, out: Path, count: int = 4) -> None:

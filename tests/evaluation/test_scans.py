@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from helpers.scan_shapes import landmarks7, lopsided_head, rotation, sphere, write_obj
+from helpers.scan_shapes import landmarks7, lopsided_head, rotation, write_obj
 
 pytest.importorskip("igl")
 pytest.importorskip("scipy")
@@ -24,7 +24,7 @@ from lifemask.evaluation.scans import (  # noqa: E402
 )
 from lifemask.evaluation.surface import Similarity  # noqa: E402
 
-VERTICES, FACES = lopsided_head(30)
+VERTICES, FACES = lopsided_head(24)
 SEVEN = landmarks7(VERTICES)
 FACE = true_face(HeadScan("egg", VERTICES, FACES, SEVEN))
 MOTION = Similarity(1.0, rotation([5, 40, 10]), np.array([10.0, 0.0, -300.0]))
@@ -52,11 +52,10 @@ def test_a_mirrored_mesh_is_caught():
 
 
 def test_what_lies_inside_the_head_does_not_count():
-    inner, inner_faces = sphere(20.0, 12)
-    both = np.concatenate([VERTICES, inner + [0, 0, 45.0]])
-    faces = np.concatenate([FACES, inner_faces + len(VERTICES)])
+    both = np.concatenate([VERTICES, 0.75 * VERTICES])
+    faces = np.concatenate([FACES, FACES + len(VERTICES)])
     outside = open_vertices(both, faces)
-    assert not outside[len(VERTICES) :].any()
+    assert outside[len(VERTICES) :].mean() < 0.02  # a ray may slip through an edge
     assert outside[: len(VERTICES)].mean() > 0.95
     found = errors(FACE, lay(FACE, (both, faces), SEVEN, "icp similarity"))
     assert found["mesh_to_scan_mm"] < 1e-6

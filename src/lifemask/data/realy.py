@@ -75,7 +75,9 @@ class Realy:
             UserError: a missing or broken file.
         """
         place = self.folder / "REALY_scan_region" / str(subject)
-        regions = {region: read_scan(place / f"{region}.obj") for region in REGIONS}
+        regions: dict[Region, tuple[ndarray, ndarray]] = {
+            region: read_scan(place / f"{region}.obj") for region in REGIONS
+        }
         path = self.folder / "REALY_HIFI3D_keypoints" / f"{subject}.obj"
         return RealyScan(regions, _read_vertices(path, KEYPOINTS), self.mm_per_unit[subject])
 
