@@ -33,6 +33,7 @@ def test_the_difference_has_the_right_sign_size_and_interval(case):
     folder, _ = case
     result = compare("aflw2000", folder / "data", folder / "a.npy", folder / "b.npy")
     entries = {(e["metric"], e["pool"]): e for e in result["differences"]}
+    assert {e["faces"] for e in result["differences"]} == {"all"}
     entry = entries["nme_68", "bins"]
     assert entry["difference"] == pytest.approx(entry["first"] - entry["second"], abs=2e-4)
     assert entry["difference"] < 0 and entry["ci95"][1] < 0 and entry["significant"]
@@ -41,6 +42,18 @@ def test_the_difference_has_the_right_sign_size_and_interval(case):
     same = compare("aflw2000", folder / "data", folder / "a.npy", folder / "a.npy")
     assert not any(e["significant"] for e in same["differences"])
     assert result["misses"] == [0, 0] and entry["images"] == COUNT
+
+
+def test_missed_faces_are_compared_apart(case):
+    folder, data = case
+    points = np.load(folder / "a.npy")
+    points[[0, 7]] = np.nan
+    np.save(folder / "c.npy", points)
+    result = compare("aflw2000", folder / "data", folder / "c.npy", folder / "a.npy")
+    kept = {e["faces"]: e for e in result["differences"][:2]}
+    assert kept["all"]["difference"] > 5 and kept["all"]["images"] == COUNT
+    assert kept["found by both"]["difference"] == 0
+    assert kept["found by both"]["images"] == COUNT - 2 and result["misses"] == [2, 0]
 
 
 def run(*arguments):

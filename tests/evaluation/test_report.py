@@ -32,8 +32,18 @@ def result(shift=0.0, system="ours", dataset="set", points=68, key="nme_68"):
 def test_differences_are_paired_and_signed():
     scored = {"a": result(0.5, "worse"), "b": result(0.0, "peer"), "c": result(0.0, "same")}
     rows = report.difference_rows(scored, "b")
-    assert rows[0] == ["worse", "+0.50", "+0.50 to +0.50", ""]
-    assert rows[1] == ["same", "+0.00", "+0.00 to +0.00", "no difference shown"]
+    assert rows[0] == ["worse", *["+0.50 (+0.50 to +0.50)"] * 2]
+    assert rows[1] == ["same", *["+0.00 (+0.00 to +0.00): none shown"] * 2]
+
+
+def test_faces_that_one_missed_are_left_out_of_the_second_difference():
+    better = result(0.0, "better")
+    peer = result(0.0, "peer")
+    values = metrics.unpacked(peer["per_image"]["nme_68"])
+    values[[0, 4]] += 30  # a miss
+    peer["per_image"] |= {"nme_68": metrics.packed(values), "found": "011101111"}
+    ((_, everything, found),) = report.difference_rows({"a": better, "b": peer}, "b")
+    assert everything.startswith("-6.67 (") and found == "+0.00 (+0.00 to +0.00): none shown"
 
 
 def test_one_chart_per_data_set_and_point_set_with_the_protocols_mean():

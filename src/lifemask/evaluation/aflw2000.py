@@ -137,6 +137,7 @@ def score_aflw2000(
         result["dense"] = dense.score(data, bins)
     if per_image:
         result["per_image"] = {"bins": "".join(map(str, bins))} | errors
+        result["per_image"] |= metrics.found_text(predictions.found)
     return result
 
 

@@ -67,6 +67,7 @@ def score_aflw21(
     }
     if per_image:
         result["per_image"] = {"bins": "".join(map(str, bins))} | errors
+        result["per_image"] |= metrics.found_text(predictions.found)
     return result
 
 

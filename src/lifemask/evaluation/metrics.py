@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -262,6 +263,17 @@ def rounded(value: float) -> float | None:
 def packed(values: Float[ndarray, "b"]) -> str:
     """Errors of single images as one short line for a JSON file: three decimals, "-" for none."""
     return " ".join(f"{v:.3f}" if np.isfinite(v) else "-" for v in values)
+
+
+def found_text(found: Bool[ndarray, "b"]) -> dict[str, str]:
+    """{"found": "1101..."} for "per_image", or nothing where no face was missed."""
+    return {} if found.all() else {"found": "".join("01"[int(f)] for f in found)}
+
+
+def found_by_both(first: Mapping[str, str], second: Mapping[str, str]) -> Bool[ndarray, "b"] | None:
+    """Mask (b,) of the images that neither of two "per_image" entries missed; None if all."""
+    masks = [np.array(list(kept["found"])) == "1" for kept in (first, second) if "found" in kept]
+    return np.logical_and.reduce(masks) if masks else None
 
 
 def unpacked(text: str) -> Float[ndarray, "b"]:

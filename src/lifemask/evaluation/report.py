@@ -143,7 +143,9 @@ def _chart(
 def difference_rows(
     scored: Mapping[str, Result], reference: str, key: str = "nme_68"
 ) -> list[list[str]]:
-    """Each system minus a reference on the same images: name, difference, 95 % interval.
+    """Each system minus a reference on the same images: name, difference, and that of found faces.
+
+    Differences have their paired 95 % interval; the second is over the faces that both found.
 
     Args:
         scored: results of one data set by name.
@@ -159,13 +161,20 @@ def difference_rows(
         first, second = metrics.unpacked(kept[key]), metrics.unpacked(base[key])
         bins = _bins(kept, len(first))
         pool = "bins" if "bins" in kept else "images"
-        found = metrics.paired_difference(first, second, bins, pool)
-        low, high = found.ci95
-        verdict = "" if found.significant else "no difference shown"
-        rows.append(
-            [system_name(result), f"{found.value:+.2f}", f"{low:+.2f} to {high:+.2f}", verdict]
-        )
+        both = metrics.found_by_both(kept, base)
+        cells = [_difference(first - second, bins, pool)]
+        if both is not None:
+            cells.append(_difference(np.where(both, first - second, np.nan), bins, pool))
+        rows.append([system_name(result), cells[0], cells[-1]])
     return rows
+
+
+def _difference(values: np.ndarray, bins: np.ndarray, pool: metrics.Pool) -> str:
+    """Pooled difference and interval, and whether it is none."""
+    found = metrics.paired_difference(values, np.zeros_like(values), bins, pool)
+    low, high = found.ci95
+    text = f"{found.value:+.2f} ({low:+.2f} to {high:+.2f})"
+    return text if found.significant else f"{text}: none shown"
 
 
 def suspicion_rows(scored: Mapping[str, Result]) -> list[list[str]]:

@@ -54,7 +54,8 @@ def score_ytf68(
         "numbers": numbers,
         "not_scored": [],
     }
-    return result | ({"per_image": errors} if per_image else {})
+    kept = errors | metrics.found_text(predictions.found)
+    return result | ({"per_image": kept} if per_image else {})
 
 
 def people_ci95(

@@ -146,8 +146,8 @@ def compare(
     for entry in result["differences"]:
         low, high = entry["ci95"]
         typer.echo(
-            f"{entry['metric']} (mean of {entry['pool']}): {entry['first']} - {entry['second']} ="
-            f" {entry['difference']}, 95 % {low} to {high}"
+            f"{entry['metric']} (mean of {entry['pool']}, faces: {entry['faces']}):"
+            f" {entry['first']} - {entry['second']} = {entry['difference']}, 95 % {low} to {high}"
             + ("" if entry["significant"] else ": no difference shown")
         )
 
