@@ -69,7 +69,7 @@ def test_threads_keep_the_order_and_work_ahead(workers):
 def test_errors_in_threads_come_through_and_threads_end():
     before = {t.name for t in batches.threading.enumerate()}
     with pytest.raises(ValueError, match="planned"):
-        list(batches_ahead(toy.failing_batch, 0, 8, workers=2))
+        list(batches_ahead(toy.failing_batch, 0, 4, workers=2))
     with pytest.raises(KeyboardInterrupt):
         with closing(batches_ahead(toy.failing_batch, 0, 3, workers=2)) as feed:
             next(feed)
@@ -149,7 +149,7 @@ def test_workers_of_a_killed_parent_end(tmp_path):
     parent.join()
     assert parent.exitcode == -signal.SIGKILL
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-    assert pids and wait_until(lambda: not any(is_alive(pid) for pid in pids))
+    assert pids and wait_until(lambda: not any(is_alive(pid) for pid in pids), 60)
 
 
 def test_a_maker_that_cannot_travel_is_named():

@@ -77,6 +77,18 @@ def test_accumulated_shares_equal_the_whole_batch_clipping_included(tmp_path, ac
     assert not torch.allclose(moved, toy.weights(*whole)["conv.weight"], atol=1e-6)
 
 
+def test_workers_change_nothing(tmp_path):
+    inline = toy.run(toy.config(tmp_path / "inline", accumulate=2))
+    assert_same(toy.run(toy.config(tmp_path / "threads", accumulate=2, workers=3)), inline)
+
+
+@pytest.mark.slow
+def test_worker_processes_change_nothing(tmp_path):
+    inline = toy.run(toy.config(tmp_path / "inline", accumulate=2))
+    loop = toy.config(tmp_path / "processes", accumulate=2, workers=2, worker_kind="process")
+    assert_same(toy.run(loop), inline)
+
+
 def test_a_batch_that_does_not_split_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"batch of 8 .* 1 processes x 3 shares"):
         toy.run(toy.config(tmp_path, accumulate=3))
@@ -270,14 +282,14 @@ def run_parallel(folder: Path, norm: bool, accumulate: int) -> None:
     torch.save(toy.weights(*result), folder / f"rank-{rank}.pt")
 
 
-def launched(folder: Path, *arguments) -> list[int]:
+def launched(folder: Path, *arguments, target=run_parallel) -> list[int]:
     """Two processes as torchrun would start them."""
     common = {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2",
         "NODE_RANK": "0",
     }  # fmt: skip
     environments = [{**common, "LOCAL_RANK": str(rank)} for rank in range(2)]
-    return in_processes(*[(run_parallel, folder, *arguments)] * 2, environments=environments)
+    return in_processes(*[(target, folder, *arguments)] * 2, environments=environments)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -297,6 +309,27 @@ def test_processes_agree_on_batch_statistics(tmp_path):
     assert launched(tmp_path, True, 1) == [0, 0]
     prints = [(tmp_path / f"rank-{rank}.txt").read_text() for rank in range(2)]
     assert prints[0] == prints[1]
+
+
+def run_until_signalled(folder: Path) -> None:
+    rank = os.environ["LOCAL_RANK"]
+
+    def on_step(done):
+        if done == 3 and rank == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        toy.run(toy.config(folder / "run", 30, processes=2), on_step=on_step)
+    except Interrupted as stopped:
+        (folder / f"rank-{rank}.txt").write_text(f"{stopped.first_process} {stopped}")
+
+
+def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path):
+    assert launched(tmp_path, target=run_until_signalled) == [0, 0]
+    told = [(tmp_path / f"rank-{rank}.txt").read_text() for rank in range(2)]
+    assert told[0].startswith("True stopped after step 10 of 30")
+    assert told[1].startswith("False stopped after step 10 of 30")
+    assert read_state(tmp_path / "run" / "checkpoint.safetensors")["step"] == 10
 
 
 def program(folder: Path, *options: str) -> int:

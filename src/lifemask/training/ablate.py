@@ -15,8 +15,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -69,6 +71,9 @@ class Cell:
     folder: Path
 
 
+CellRuns = Generator[tuple[Cell, str], None, None]
+
+
 def plan_cells(plan: Plan) -> list[Cell]:
     """All runs of an ablation; the baseline comes first, seed by seed."""
     parts = [(BASELINE, ()), *((s.name, s.overrides) for s in plan.switches)]
@@ -108,11 +113,12 @@ def ablate(plan: Plan, jobs: int = 1, progress: Callable[[int, int], None] | Non
     report = progress or (lambda done, total: None)
     report(len(cells) - len(missing), len(cells))
     run_all = _run_here if jobs <= 1 else _run_in_processes
-    for cell, error in run_all(plan, missing, jobs):
-        if error and cell.part == BASELINE:
-            raise UserError(f"the baseline with seed {cell.seed} failed: {error}")
-        results[cell] = _settle(plan, cell, recipes[cell], error)
-        report(sum(r is not None for r in results.values()), len(cells))
+    with closing(run_all(plan, missing, jobs)) as runs:
+        for cell, error in runs:
+            if error and cell.part == BASELINE:
+                raise UserError(f"the baseline with seed {cell.seed} failed: {error}")
+            results[cell] = _settle(plan, cell, recipes[cell], error)
+            report(sum(r is not None for r in results.values()), len(cells))
     found = {(c.part, c.seed): r for c, r in results.items() if r is not None}
     first = recipes[cells[0]]
     head = {
@@ -174,7 +180,7 @@ def _settle(plan: Plan, cell: Cell, recipe: Any, error: str) -> dict[str, Any]:
     return result
 
 
-def _run_here(plan: Plan, cells: Sequence[Cell], jobs: int) -> Iterable[tuple[Cell, str]]:
+def _run_here(plan: Plan, cells: Sequence[Cell], jobs: int) -> CellRuns:
     """Run cells one after another; yields each with its error, "" if it went well."""
     del jobs
     for cell in cells:
@@ -186,65 +192,77 @@ def _run_here(plan: Plan, cells: Sequence[Cell], jobs: int) -> Iterable[tuple[Ce
             yield cell, ""
 
 
-def _run_in_processes(plan: Plan, cells: Sequence[Cell], jobs: int) -> Iterable[tuple[Cell, str]]:
+def _run_in_processes(plan: Plan, cells: Sequence[Cell], jobs: int) -> CellRuns:
     """Run cells several at a time, each in a process that ends in good order with this one."""
-    slots: SimpleQueue[int] = SimpleQueue()
-    for slot in range(jobs):
-        slots.put(slot)
-    running: dict[Cell, subprocess.Popen] = {}
+    launcher = _Launcher(plan, jobs)
     with StopWatch() as stop, ThreadPoolExecutor(jobs) as pool:
-        waiting: dict[Future[str], Cell] = {}
-        for cell in cells:
-            waiting[pool.submit(_run_apart, plan, cell, slots, running, stop)] = cell
-        while waiting:
-            done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-            if stop.number:
-                _end(running)
-                pool.shutdown(cancel_futures=True)
-                message = f"stopped; the same command goes on with {plan.out}"
-                raise Interrupted(message, stop.number, True)
-            for future in done:
-                yield waiting.pop(future), future.result()
+        waiting: dict[Future[str], Cell] = {pool.submit(launcher.run, c): c for c in cells}
+        try:
+            while waiting:
+                done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                if stop.number:
+                    message = f"stopped; the same command goes on with {plan.out}"
+                    raise Interrupted(message, stop.number, True)
+                for future in done:
+                    yield waiting.pop(future), future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            launcher.end()
 
 
-def _run_apart(
-    plan: Plan,
-    cell: Cell,
-    slots: SimpleQueue[int],
-    running: dict[Cell, subprocess.Popen],
-    stop: StopWatch,
-) -> str:
-    """Run a cell in a process of its own, on the GPU of its slot; returns its error."""
-    if stop.number:
-        return "not started"
-    slot = slots.get()
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "lifemask.training.run", plan.method]
-    command += [*cell_arguments(plan, cell), "--parent", str(os.getpid())]
-    log = cell.folder / "log.txt"
-    try:
-        with log.open("w", encoding="utf-8") as file:
-            running[cell] = subprocess.Popen(
-                command, stdout=file, stderr=file, env=_slot_environment(slot),
-                start_new_session=True,
-            )  # fmt: skip
-            code = running[cell].wait()
-    finally:
-        running.pop(cell, None)
-        slots.put(slot)
-    if code == 0:
-        return ""
-    last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
-    return f"exit code {code}, {''.join(last)} ({log})"
+class _Launcher:
+    """Starts cells in processes of their own, each on the GPU of its slot."""
 
+    def __init__(self, plan: Plan, jobs: int) -> None:
+        self._plan = plan
+        self._slots: SimpleQueue[int] = SimpleQueue()
+        for slot in range(jobs):
+            self._slots.put(slot)
+        self._running: dict[Cell, subprocess.Popen] = {}
+        self._lock = threading.Lock()
+        self._ended = False
 
-def _end(running: dict[Cell, subprocess.Popen]) -> None:
-    """Ask running cells to save and stop, and wait for them."""
-    processes = list(running.values())
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.wait()
+    def run(self, cell: Cell) -> str:
+        """Run a cell to its end; returns its error, "" if it went well."""
+        slot = self._slots.get()
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        log = cell.folder / "log.txt"
+        try:
+            with log.open("w", encoding="utf-8") as file:
+                process = self._start(cell, slot, file)
+                if process is None:
+                    return "not started"
+                code = process.wait()
+        finally:
+            self._running.pop(cell, None)
+            self._slots.put(slot)
+        if code == 0:
+            return ""
+        last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
+        return f"exit code {code}, {''.join(last)} ({log})"
+
+    def _start(self, cell: Cell, slot: int, file: Any) -> subprocess.Popen | None:
+        command = [sys.executable, "-m", "lifemask.training.run", self._plan.method]
+        command += [*cell_arguments(self._plan, cell), "--parent", str(os.getpid())]
+        environment = _slot_environment(slot)
+        with self._lock:
+            if self._ended:
+                return None
+            # A session of its own: Ctrl-C reaches the cell once, through `end`, not twice.
+            self._running[cell] = subprocess.Popen(
+                command, stdout=file, stderr=file, env=environment, start_new_session=True
+            )
+            return self._running[cell]
+
+    def end(self) -> None:
+        """Start no more; ask running cells to save and stop, and wait for them."""
+        with self._lock:
+            self._ended = True
+            processes = list(self._running.values())
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
 
 
 def _slot_environment(slot: int) -> dict[str, str]:

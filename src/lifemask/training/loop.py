@@ -207,6 +207,8 @@ class _Loop:
         self.shares = _shares(config.optim, self.fabric.world_size)
         torch.manual_seed(config.seed)
         config.run.mkdir(parents=True, exist_ok=True)
+        criterion.to(self.fabric.device)
+        network.to(self.fabric.device)  # before the optimiser: its state goes where they are
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         averaged = copy.deepcopy(network).eval().requires_grad_(False)
         optimizer = _optimizer(network, criterion, config.optim)
@@ -220,7 +222,6 @@ class _Loop:
         self.last = min(config.stop_after or config.optim.steps, config.optim.steps)
         self.plain_optimizer = optimizer
         self.network, self.optimizer = self.fabric.setup(network, optimizer)
-        averaged.to(self.fabric.device)
         self.criterion = self._shared(criterion)
         self.average = Average(averaged, network) if self.rank == 0 else None
         self.log = self._create_log() if self.rank == 0 else None
@@ -230,7 +231,6 @@ class _Loop:
 
         Not set up by lightning: that would round its inputs, targets included, to bfloat16.
         """
-        criterion.to(self.fabric.device)
         learns = any(p.requires_grad for p in criterion.parameters())
         if self.fabric.world_size == 1 or not learns:
             return criterion
@@ -340,7 +340,9 @@ class _Loop:
         averaged = self.modules["averaged"]
         if self.fabric.world_size > 1:
             for value in averaged.state_dict().values():
-                torch.distributed.broadcast(value, 0)
+                plain = value.contiguous()
+                torch.distributed.broadcast(plain, 0)
+                value.copy_(plain)
         return averaged
 
 

@@ -59,17 +59,25 @@ def train_command(trainable: Trainable, arguments: Sequence[str] | None = None) 
     if options.run is None and not options.dry_run:
         parser.error("--run FOLDER is needed, except with --dry-run")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("lifemask").setLevel(logging.INFO)
+    first_process = os.environ.get("LOCAL_RANK", "0") == "0"
+    logging.getLogger("lifemask").setLevel(logging.INFO if first_process else logging.WARNING)
     if options.parent:
         stop_with_parent(options.parent)
     recipe = chosen_recipe(trainable, options)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     if options.dry_run:
-        sys.stdout.write(dry_run(trainable, recipe, options))
+        text = dry_run(trainable, recipe, options)
+        sys.stdout.write(text if first_process else "")
         return
-    quiet = {"progress": False} if options.no_progress else {}
-    config = loop_config(recipe, options.run, seconds=options.seconds, **quiet)
+    config = loop_config(
+        recipe,
+        options.run,
+        seconds=options.seconds,
+        keep=options.keep,
+        nodes=options.nodes,
+        progress=not options.no_progress,
+    )
     try:
         trainable.run(recipe, options, config)
     except Interrupted as stopped:
@@ -91,6 +99,8 @@ def create_parser(trainable: Trainable) -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting")
     add("--fraction", type=float, default=1.0, help="shorten the whole schedule to this part")
     add("--seconds", type=float, default=0.0, help="stop (with a checkpoint) after so long")
+    add("--keep", type=int, default=0, metavar="N", help="keep the N checkpoints before the last")
+    add("--nodes", type=int, default=1, metavar="N", help="machines, started by torchrun or slurm")
     add("--dry-run", action="store_true", help="print settings and the time it would take")
     add("--no-progress", action="store_true", help="draw no bar")
     add("--parent", type=int, default=0, help=argparse.SUPPRESS)
@@ -147,7 +157,7 @@ class _StepClock:
 
     def estimate(self, optim: Any) -> str:
         """One line; the first steps, which compile and fill caches, do not count."""
-        times = self.times[min(WARM_UP_STEPS, len(self.times) - 2) :]
+        times = self.times[WARM_UP_STEPS - 1 :]
         if len(times) < 2:
             return "too few steps to measure"
         each = (times[-1] - times[0]) / (len(times) - 1)
