@@ -11,7 +11,7 @@ from lifemask.evaluation.metrics import unpacked
 from lifemask.evaluation.predict import predict
 from lifemask.evaluation.predictions import Predictions
 from lifemask.evaluation.score import score
-from lifemask.facemodel.landmarks import AFLW21_FROM_68
+from lifemask.facemodel.landmarks import AFLW21_FROM_68, FLIP_68
 
 COUNT = 9
 YAW = np.array([0.0, 10, -29, 31, -45, 59, 61, -75, 100])
@@ -105,6 +105,20 @@ def test_misses_cost_the_centre_and_are_counted():
     assert result["misses"]["total"] == 2 and entry["flags"]["misses"] == 2
     assert (unpacked(result["per_image"]["nme_21"])[[0, 8]] > 10).all()
     assert result["per_image"]["bins"] == "000111222"
+
+
+def test_mirrored_predictions_are_suspected():
+    face = np.random.default_rng(3).uniform(-40, 40, (1, 68, 2))
+    face = (face + face[:, list(FLIP_68)] * [-1, 1]) / 2 + 59.5  # symmetric about the crop
+    lean = np.linspace(-12, 12, COUNT)[:, None] * (np.arange(68) % 5)
+    points = np.repeat(face, COUNT, 0) + np.stack([lean, np.zeros_like(lean)], -1)
+    names = tuple(f"image{i:05d}" for i in range(COUNT))
+    data = Aflw21Test("packed", names, (), to_21(points), np.ones((COUNT, 21), bool), YAW, None)
+    swapped = score_aflw21(data, predictions(data, points[:, list(FLIP_68)]))
+    names = [c["check"] for c in swapped["checks"] if c["suspicious"]]
+    assert "left and right swapped" in names
+    sound = score_aflw21(data, predictions(data, points + 0.5))
+    assert not any(c["suspicious"] for c in sound["checks"])
 
 
 def test_an_image_without_visible_points_does_not_count():

@@ -9,6 +9,7 @@ are lower than published ones and must not be compared with them: the flag says 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy import ndarray
 
 from lifemask.data.aflw21 import CROP_PX, Aflw21Test
 from lifemask.evaluation import metrics
+from lifemask.evaluation.checks import gross_suspicions
 from lifemask.evaluation.predictions import Predictions, matched
 from lifemask.facemodel.landmarks import MAP18_FROM_AFLW21, convert
 
@@ -36,7 +38,7 @@ def score_aflw21(
 
     Returns:
         As `evaluation.aflw2000.score_aflw2000`: "images", "misses", "numbers" with flags `points`,
-        `normaliser`, `pool`, `visible_only` and `misses`, and "per_image".
+        `normaliser`, `pool`, `visible_only` and `misses`, "checks" and "per_image".
 
     Raises:
         UserError: the predictions name none of the crops.
@@ -64,11 +66,27 @@ def score_aflw21(
         "misses": {"total": int(missed.sum()), "scored_as": "centre of true box"},
         "numbers": numbers,
         "not_scored": [],
+        "checks": _checks(data, predictions),
     }
     if per_image:
         result["per_image"] = {"bins": "".join(map(str, bins))} | errors
         result["per_image"] |= metrics.found_text(predictions.found)
     return result
+
+
+def _checks(data: Aflw21Test, predictions: Predictions) -> list[dict[str, Any]]:
+    """What the median error would be if a known mistake were undone."""
+    found = predictions.found
+    if not found.any():
+        return []
+
+    def error(points68: ndarray) -> float:
+        points = predictions.landmarks68.copy()
+        points[found] = points68
+        values = nme_per_image("18", data, replace(predictions, landmarks68=points))
+        return float(np.nanmedian(values[found]))
+
+    return gross_suspicions(predictions.landmarks68[found], error, data.boxes[found])
 
 
 def nme_per_image(points: str, data: Aflw21Test, predictions: Predictions) -> Float[ndarray, "n"]:

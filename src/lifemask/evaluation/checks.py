@@ -7,6 +7,7 @@ ever corrected: a result carries the findings, and whoever made the predictions 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,15 +48,32 @@ def suspicions(
     if len(guess) == 0:
         return []
     boxes, widths = boxes[found], None if widths is None else widths[found]
-    now = _median_nme(guess, truth, truth)
-    out = [
-        _entry(name, now, _median_nme(fixed, truth, truth), message)
-        for name, fixed, message in _gross(guess, boxes, widths)
-    ]
+    out = gross_suspicions(guess, lambda points: _median_nme(points, truth), boxes, widths)
     out += _shifts(guess, truth, boxes)
     if truth.shape[-1] == 3 and not np.isnan(guess[..., 2]).any():
         out += _depth(guess, truth, boxes)
     return out
+
+
+def gross_suspicions(
+    predicted68: Float[ndarray, "n 68 3"],
+    error: Callable[[ndarray], float],
+    boxes: Float[ndarray, "n 4"],
+    widths: Float[ndarray, "n"] | None = None,
+) -> list[dict[str, Any]]:
+    """The part of `suspicions` that any measure of error can tell: mirrors, flips, crop px.
+
+    Args:
+        predicted68: (n, 68, 3) photo px.
+        error: from points like those to one number, the median error over images.
+        boxes: (n, 4) the square crops in photo px.
+        widths: (n,) of the photos in px, or None.
+    """
+    now = error(predicted68)
+    return [
+        _entry(name, now, error(fixed), message)
+        for name, fixed, message in _gross(predicted68, boxes, widths)
+    ]
 
 
 def _gross(
@@ -158,8 +176,8 @@ def _entry(name: str, now: float, fixed: float, message: str) -> dict[str, Any]:
     return entry | ({"message": message} if suspicious else {})
 
 
-def _median_nme(guess: ndarray, truth: ndarray, truth68: ndarray) -> float:
-    return float(np.median(metrics.nme_percent(guess[..., :2], truth[..., :2], truth68)))
+def _median_nme(guess: ndarray, truth68: ndarray) -> float:
+    return float(np.median(metrics.nme_percent(guess[..., :2], truth68[..., :2], truth68)))
 
 
 def _round(value: float) -> float | None:

@@ -14,6 +14,7 @@ from numpy import ndarray
 
 from lifemask.data.ytf68 import Ytf68Test
 from lifemask.evaluation import metrics
+from lifemask.evaluation.checks import suspicions
 from lifemask.evaluation.predictions import Predictions, matched
 
 
@@ -23,7 +24,7 @@ def score_ytf68(
     """NME in percent over 68 points and over the inner 51, mean over frames.
 
     Returns:
-        "images", "people", "misses", "numbers" with flags, and "per_image".
+        "images", "people", "misses", "numbers" with flags, "checks" and "per_image".
 
     Raises:
         UserError: the predictions name none of the frames.
@@ -53,6 +54,9 @@ def score_ytf68(
         "misses": {"total": int(missed.sum()), "scored_as": "centre of true box"},
         "numbers": numbers,
         "not_scored": [],
+        "checks": suspicions(
+            predictions.landmarks68, data.landmarks68, predictions.found, data.boxes
+        ),
     }
     kept = errors | metrics.found_text(predictions.found)
     return result | ({"per_image": kept} if per_image else {})
