@@ -5,6 +5,7 @@ import torch
 from helpers import face_model_files as toy
 from lifemask.assets import AssetError
 from lifemask.facemodel import load_face_model
+from lifemask.facemodel._readers import json_of
 from lifemask.facemodel.convert import convert
 from lifemask.facemodel.linear import LinearFaceModel
 
@@ -136,6 +137,59 @@ def test_deep3d_ready_made_file(tmp_path):
     assert np.abs(model.identity_basis.numpy() - shape).max() < 1e-4
     assert np.abs(model.expression_basis.numpy() - act).max() < 1e-4
     assert np.allclose(model.albedo(torch.ones(2)).numpy(), 51 / 255 + 2 / 255, atol=1e-6)
+
+
+def test_matlab_7_3_is_read_like_version_5(basel, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    from scipy.io import loadmat
+
+    folder, truth = basel
+    path = tmp_path / "01_MorphableModel.mat"
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for key, value in loadmat(folder / path.name).items():
+            if isinstance(value, np.ndarray):
+                file[key] = value.T  # Matlab's order
+    header = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512)
+    path.write_bytes(header + path.read_bytes()[512:])
+    (tmp_path / "out").mkdir()
+    model = converted("bfm2009", tmp_path)
+    assert np.abs(model.identity_basis.numpy() - truth["shape"]).max() < 1e-3
+    assert model.topology.regions["nose"][0]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        np.array(b'[{"id": 1}]', dtype=object),
+        np.array(b'[{"id": 1}]'),
+        np.array(['[{"id": 1}]']),
+        np.frombuffer(b'[{"id": 1}]\0', np.int8),
+    ],
+    ids=["variable", "fixed", "text", "bytes"],
+)
+def test_json_in_every_way_hdf5_stores_text(stored):
+    assert json_of(stored, "landmarks") == [{"id": 1}]
+    with pytest.raises(AssetError, match="is not JSON"):
+        json_of(np.frombuffer(b"{", np.int8), "landmarks")
+
+
+def test_the_struct_of_face3d_is_the_3ddfa_variant(tmp_path):
+    from scipy.io import savemat
+
+    points, faces = toy.face_mask()
+    shape, act = toy.modes(3, points, 1), toy.modes(2, points, 2)
+    flat = {"shapeMU": points.reshape(-1, 1) * 1000, "expMU": np.full((points.size, 1), 250.0)}
+    for name, rows in (("shape", shape), ("exp", act)):
+        flat[f"{name}PC"], sigma = toy.orthonormal(rows)
+        flat[f"{name}EV"] = sigma[:, None] * 1000
+    flat |= {"tri": faces.T + 1.0, "kpt_ind": toy.landmark_vertices(points)[None] + 1.0}
+    savemat(tmp_path / "BFM.mat", {"model": flat})
+    (tmp_path / "out").mkdir()
+    model = converted("bfm2009", tmp_path)
+    assert np.abs(model.mean.numpy() - points - 0.25).max() < 1e-4
+    assert np.abs(model.identity_basis.numpy() - shape).max() < 1e-4
+    assert np.abs(model.expression_basis.numpy() - act).max() < 1e-4
+    assert "ibug68-3d-bfm" in model.landmark_embeddings
 
 
 def test_expressions_without_their_vertex_list_are_refused(basel, tmp_path):

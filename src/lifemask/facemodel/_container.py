@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lifemask.assets import AssetError
 from lifemask.facemodel import _geometry as geometry
@@ -232,7 +233,6 @@ def embeddings_of(arrays: ModelArrays) -> dict[str, LandmarkEmbedding]:
 
 def linear_model(arrays: ModelArrays, name: str) -> LinearFaceModel:
     """A linear face model in float32 on the CPU."""
-    colour = arrays.albedo_mean is not None and arrays.albedo_basis is not None
     return LinearFaceModel(
         name=name,
         mean=as_tensor(arrays.mean),
@@ -242,9 +242,13 @@ def linear_model(arrays: ModelArrays, name: str) -> LinearFaceModel:
         topology=topology_of(arrays),
         landmark_embeddings=embeddings_of(arrays),
         expression_range=ranges_of(arrays),
-        albedo_mean=as_tensor(arrays.albedo_mean) if colour else None,
-        albedo_basis=as_tensor(arrays.albedo_basis) if colour else None,
+        albedo_mean=_tensor_or_none(arrays.albedo_mean),
+        albedo_basis=_tensor_or_none(arrays.albedo_basis),
     )
+
+
+def _tensor_or_none(values: np.ndarray | None) -> Tensor | None:
+    return None if values is None else as_tensor(values)
 
 
 def ranges_of(arrays: ModelArrays) -> tuple[tuple[float, float], ...]:

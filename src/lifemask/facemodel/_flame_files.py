@@ -92,7 +92,7 @@ def _arrays(
         faces=faces,
         uvs=uvs,
         faces_uv=faces_uv,
-        face_part=eyes[faces].all(1).astype(np.int64),
+        face_part=np.asarray(eyes[faces].all(1), dtype=np.int64),
         part_names=("skin", "eyes"),
         mirror=geometry.mirror_table(mean),
         regions=regions,

@@ -39,6 +39,8 @@ from lifemask.facemodel._readers import (
 from lifemask.facemodel.linear import LinearFaceModel
 
 UM_TO_MM, DM_TO_MM = 1e-3, 100.0
+FACE3D = {"expPC": "w_exp", "expMU": "mu_exp", "expEV": "sigma_exp", "kpt_ind": "keypoints"}
+"""What face3d's `BFM.mat` calls the expressions and keypoints of 3DDFA."""
 NAMES_15 = (
     *("center.chin.tip", "center.nose.tip"),
     *("right.nose.wing.tip", "center.nose.attachement_to_philtrum", "left.nose.wing.tip"),
@@ -99,8 +101,8 @@ def read_2009(sources: Sequence[Path]) -> tuple[ModelArrays, str]:
     `01_MorphableModel.mat` alone gives 53,490 vertices, 199 identities and no expressions. With
     an expression set and the list of its vertices (`trimIndex` of `BFM_exp_idx.mat` or
     `model_info.mat`) it gives 53,215; with `BFM_front_idx.mat` and `facemodel_info.mat` besides,
-    the 35,709 of Deep3D. `BFM_model_front.mat` is read by itself. Files are recognised by what
-    they hold, so other files in the same folder do no harm.
+    the 35,709 of Deep3D. `BFM_model_front.mat` and face3d's `BFM.mat` are read by themselves. Files
+    are recognised by what they hold, so other files in the same folder do no harm.
 
     Returns:
         The arrays and the variant: "basel", "3ddfa", "deep3d" or "trimmed".
@@ -110,14 +112,12 @@ def read_2009(sources: Sequence[Path]) -> tuple[ModelArrays, str]:
     """
     files = source_files(sources)
     mats: dict[str, np.ndarray] = {}
-    origin: dict[str, str] = {}
     for path in sorted(p for p in files if p.suffix == ".mat"):
-        content = read_mat(path)
+        content = {FACE3D.get(key, key): value for key, value in read_mat(path).items()}
         for key in content.keys() & {"keypoints", "tri"}:
             kind = "front." if "skinmask" in content or "frontmask2_idx" in content else "trim."
             content[kind + key] = content.pop(key)
         mats |= content
-        origin |= dict.fromkeys(content, path.name)
     if "shapePC" not in mats and "idBase" in mats:
         return _deep3d_model(mats), "deep3d"
     return _assembled(mats, _coarse_expression(files))

@@ -109,11 +109,10 @@ class FlameModel(FaceModel):
         }
         for key, value in buffers.items():
             self.register_buffer(key, as_tensor(value), persistent=False)
-        corners, weights = (arrays.extra.get(f"contour_{k}") for k in ("corners", "weights"))
-        found = corners is not None and weights is not None
-        ids = as_tensor(corners, torch.int64) if found else None
+        corners, weights = arrays.extra.get("contour_corners"), arrays.extra.get("contour_weights")
+        ids = None if corners is None else as_tensor(corners, torch.int64)
+        shares = None if weights is None else as_tensor(weights)
         self.register_buffer("contour_corners", ids, persistent=False)
-        shares = as_tensor(weights) if found else None
         self.register_buffer("contour_weights", shares, persistent=False)
 
     def forward(
