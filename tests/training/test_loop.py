@@ -338,7 +338,7 @@ def program(folder: Path, *options: str) -> int:
     root = Path(__file__).resolve().parents[1]
     command = [sys.executable, str(root / "training" / "toy.py"), "--run", str(folder), *options]
     environment |= {"PYTHONPATH": str(root)}
-    return subprocess.run(command, env=environment, timeout=600, check=False).returncode
+    return subprocess.run(command, env=environment, timeout=1800, check=False).returncode
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def save_curves(run: Path) -> list[Path]:
     written = []
     for name, rows, label, scale in (
         (LOSS, losses, "loss", "log"),
-        (METRICS, metrics, "error or score", "linear"),
+        (METRICS, metrics, "held-out metric", "linear"),
     ):
         series = _series(rows, positive=scale == "log")
         if series:
@@ -73,14 +73,20 @@ def _split(rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict], list[dict]]:
 
 
 def _series(rows: list[dict], positive: bool) -> list[Series]:
-    """One curve for each of the main quantities; what is never above 0 has no logarithm."""
+    """One curve for each of the main quantities; on a logarithmic axis only what counts."""
     series = []
     for name in _shown(rows, len(PALETTE)):
         points = [(row["step"], row[name]) for row in rows if name in row]
         points = [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not positive)]
-        if points:
-            series.append(Series(name, *zip(*points, strict=True)))
+        if points and not (positive and max(y for _, y in points) < _least(rows)):
+            steps, values = zip(*points, strict=True)
+            series.append(Series(name, steps, values))
     return series
+
+
+def _least(rows: list[dict]) -> float:
+    """Terms that stay below this have no room in a chart: a hundredth of the last loss."""
+    return 0.01 * max(rows[-1].get("loss", 0.0), 0.0)
 
 
 def _shown(rows: list[dict], most: int) -> list[str]:

@@ -54,10 +54,7 @@ def train_command(trainable: Trainable, arguments: Sequence[str] | None = None) 
         SystemExit: options that make no sense (2), or a signal ended the run in good order
             (128 + its number).
     """
-    parser = create_parser(trainable)
-    options = parser.parse_args(arguments)
-    if options.run is None and not options.dry_run:
-        parser.error("--run FOLDER is needed, except with --dry-run")
+    options = _parsed(trainable, arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     first_process = os.environ.get("LOCAL_RANK", "0") == "0"
     logging.getLogger("lifemask").setLevel(logging.INFO if first_process else logging.WARNING)
@@ -84,6 +81,14 @@ def train_command(trainable: Trainable, arguments: Sequence[str] | None = None) 
         if stopped.first_process:
             logger.warning("%s", stopped)
         raise SystemExit(128 + stopped.number if stopped.first_process else 0) from None
+
+
+def _parsed(trainable: Trainable, arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = create_parser(trainable)
+    options = parser.parse_args(arguments)
+    if options.run is None and not options.dry_run:
+        parser.error("--run FOLDER is needed, except with --dry-run")
+    return options
 
 
 def create_parser(trainable: Trainable) -> argparse.ArgumentParser:
