@@ -35,7 +35,7 @@ def test_any_linear_model_is_rendered_and_labelled(egg):
         expected = project(model.landmarks(vertices, "ibug68"), s.camera).numpy()
         assert np.abs(s.points - expected).max() < 0.01
         assert s.landmarks["aflw21"].image_px.shape == (21, 3)
-        assert s.landmarks["vertices"].image_px.shape == (24 * 30, 3)
+        assert s.landmarks["vertices"].image_px.shape == (48 * 64, 3)
         assert s.maps is not None and s.maps.model.any()
         assert np.isnan(s.maps.uv).all(), "the egg has no texture coordinates"
         assert not np.isin(s.maps.material, (kernels.EYE, kernels.TEETH)).any()
@@ -77,7 +77,7 @@ def test_the_sphere_keeps_triangles_whole(egg):
 
 def test_borrowed_colours_come_from_the_same_place_of_the_face():
     default = default_rig()
-    rig = create_rig(egg_model(rows=40, columns=60, landmark_set="ict68"))
+    rig = create_rig(egg_model(landmark_set="ict68"))
     borrowed = borrow_texels(rig, default)
     rows, columns = default.texture_shape
     height = np.nan_to_num(default.texel_mm[..., 1:2])

@@ -49,7 +49,7 @@ def plain_light(scene):
     return replace(scene, materials=materials, light=light, lens=None, faults=no_faults())
 
 
-def egg_model(rows: int = 24, columns: int = 30, landmark_set: str = "ibug68") -> LinearFaceModel:
+def egg_model(rows: int = 48, columns: int = 64, landmark_set: str = "ibug68") -> LinearFaceModel:
     """A linear model of an egg-shaped head without eyes, teeth, UVs or ARKit names.
 
     Its 68 landmarks are the egg's vertices nearest to those of a real face.

@@ -114,7 +114,7 @@ def tube(
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     first = side - along * (along @ side)[:, None]
     first /= np.linalg.norm(first, axis=1, keepdims=True)
-    second = np.cross(along, first)
+    second = np.cross(first, along)
     angle = np.linspace(0, 2 * np.pi, sides, endpoint=False)
     c, s = np.cos(angle), np.sin(angle)
     reach = (np.abs(c) ** power + np.abs(s) ** power) ** (-1 / power)

@@ -137,6 +137,7 @@ def borrow_texels(rig: HeadRig, default: HeadRig) -> Borrowed:
     the jaw where the sets differ), then every texel takes the nearest one.
     """
     from scipy.interpolate import RBFInterpolator
+    from scipy.ndimage import binary_erosion
     from scipy.spatial import KDTree
 
     from lifemask.data._synthetic_rig import rasterize_texels
@@ -148,7 +149,8 @@ def borrow_texels(rig: HeadRig, default: HeadRig) -> Borrowed:
     warped = spline(rig.mean_mm).astype(np.float32)
     skin = rig.face_material == kernels.SKIN
     texel = rasterize_texels(warped[rig.faces], rig.face_uv, skin, rig.texture_shape)
-    known = np.argwhere(np.isfinite(default.texel_mm[..., 0]))
+    inner = binary_erosion(np.isfinite(default.texel_mm[..., 0]), iterations=3)
+    known = np.argwhere(inner)  # the rim of the layout is no skin to spread
     tree = KDTree(default.texel_mm[known[:, 0], known[:, 1]])
     valid = np.isfinite(texel[..., 0])
     nearest = np.full(rig.texture_shape, -1, np.int64)

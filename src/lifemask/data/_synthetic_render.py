@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lifemask.data._synthetic_scene import Scene
     from lifemask.data.synthetic import Banks, Generator, Sample
 
-SHADOW_MAP = 144
+SHADOW_MAP = 256
 SHADOW_BIAS_MM = 6.0
 VISIBLE_TOLERANCE_MM = 4.0
 HAIR_FRINGE = 0.97

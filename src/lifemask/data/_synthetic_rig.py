@@ -133,11 +133,14 @@ def _foreign(model: FaceModel, mean_mm, lm68):
     faces, material = every[drawn], material[drawn]
     occlusion = _open_mouth(occlusion, faces, material, solid[drawn] != kernels.SKIN)
     corners = parts.sphere_corners(mean_mm, faces, lm68)
-    own = topology.uvs.numpy().astype(np.float32)[topology.faces_uv.numpy()][drawn]
     part = topology.face_part.numpy()[drawn]
     tip = np.argmin(np.linalg.norm(mean_mm[faces].mean(1) - lm68[30], axis=1))
-    has_uv = np.ptp(topology.uvs.numpy(), axis=0).min() > 0
-    face_skin = (material == kernels.SKIN) & (part == part[tip]) & has_uv
+    face_skin = (material == kernels.SKIN) & (part == part[tip])
+    own, uvs = np.zeros_like(corners), topology.uvs.numpy()
+    if len(uvs) > 1 and np.ptp(uvs, axis=0).min() > 0:
+        own = uvs[topology.faces_uv.numpy()][drawn]
+    else:
+        face_skin[:] = False
     return faces, material, occlusion, corners, _only(own, face_skin)
 
 
@@ -185,11 +188,11 @@ def _skin_island(mean_mm, faces, faces_uv, nose_tip) -> NDArray[np.bool_]:
 
 
 def _cheek_texels(texel_mm, lm68) -> NDArray[np.int64]:
+    """Rows and columns (n, 2) of texels on the cheeks; the nearest ones if the head has none."""
     middle = (lm68[[2, 14]] + lm68[[36, 45]] + lm68[[48, 54]]) / 3
-    near = np.zeros(texel_mm.shape[:2], np.bool_)
-    for point in middle:
-        near |= np.nan_to_num(np.linalg.norm(texel_mm - point, axis=-1), nan=1e3) < 14
-    return np.argwhere(near)[::5]
+    away = np.min([np.linalg.norm(texel_mm - point, axis=-1) for point in middle], axis=0)
+    away = np.nan_to_num(away, nan=1e3)
+    return np.argwhere(away < max(14.0, np.partition(away.ravel(), 400)[400]))[::5]
 
 
 def _open_mouth(occlusion, faces, material, other_part) -> NDArray[np.float32]:

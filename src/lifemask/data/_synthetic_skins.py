@@ -149,7 +149,7 @@ def _polyline_distance(p, lines):
         length = 0.0
         for a, b in zip(line[:-1], line[1:], strict=True):
             e = b - a
-            n = float(np.linalg.norm(e))
+            n = max(float(np.linalg.norm(e)), 1e-6)
             t = np.clip(((p - a) @ e) / n**2, 0, 1)
             q = p - (a + t[..., None] * e)
             d = np.minimum(np.linalg.norm(q, axis=-1), 1e3)
