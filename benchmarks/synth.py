@@ -44,7 +44,7 @@ def measure(data: Path, count: int, workers: int) -> dict[str, Any]:
     created = time.process_time()
     banks = generator.banks(0)
     banked = time.process_time()
-    few = list(range(50))
+    few = list(range(100))
     levels = {"labels": ("none", ()), "full truth": ("maps", SETS)}
     speed: dict[str, float] = {}
     parts: dict[str, Any] = {"set_up_s": created - started}
@@ -59,14 +59,16 @@ def measure(data: Path, count: int, workers: int) -> dict[str, Any]:
         parts[f"encode_ms, {name}"] = 1e3 * packing / len(few)
         speed[name] = 1 / (parts["banks_ms"] + 1e3 * (spent + packing) / len(few)) * 1e3
         parts[f"kilobytes, {name}"] = np.mean([sum(map(len, f.values())) for f in files]) / 1e3
-    return {
+    result: dict[str, Any] = {
         "benchmark": "synth",
         "size": config.size,
         "parts": {name: round(float(value), 3) for name, value in parts.items()},
         "images_per_core_s": {name: round(value, 1) for name, value in speed.items()},
-        "runs": [whole_run(data, count, workers, name, *levels[name]) for name in levels],
-        "stream": streamed(generator, count, workers),
     }
+    if count:
+        runs = [whole_run(data, count, workers, name, *levels[name]) for name in levels]
+        result |= {"runs": runs, "stream": streamed(generator, count, workers)}
+    return result
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -205,7 +207,9 @@ def main() -> None:
     """Print the result and, with --json, write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=400, help="images per run")
+    parser.add_argument(
+        "--count", type=int, default=400, help="images per run; 0 measures the parts alone"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--long", type=int, default=0, help="images of a long run, instead")
     parser.add_argument("--window", type=int, default=1000, help="images per measurement there")

@@ -253,17 +253,17 @@ def _linear_from_srgb(value: NDArray) -> NDArray[np.float32]:
 
 
 @cache
-def _srgb_tables() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Linear value of each of the 256 levels, and of the 255 borders between them."""
-    return (
-        _linear_from_srgb(np.arange(256) / 255),
-        _linear_from_srgb((np.arange(255) + 0.5) / 255),
-    )
+def _srgb_tables() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Linear value of each of the 256 levels, and the nearest level of linear i / 65535."""
+    levels = _linear_from_srgb(np.arange(256) / 255)
+    borders = _linear_from_srgb((np.arange(255) + 0.5) / 255)
+    nearest = np.searchsorted(borders, np.arange(65536) / 65535).astype(np.uint8)
+    return levels, nearest
 
 
 def _encode_srgb(linear: NDArray) -> NDArray[np.uint8]:
-    """Nearest of the 256 levels, found by their borders."""
-    return np.searchsorted(_srgb_tables()[1], linear.astype(np.float32)).astype(np.uint8)
+    """Nearest of the 256 levels."""
+    return _srgb_tables()[1][(linear * np.float32(65535) + np.float32(0.5)).astype(np.uint16)]
 
 
 def _npz(arrays: Mapping[str, NDArray]) -> bytes:
