@@ -64,6 +64,20 @@ def test_yaw_has_our_sign_on_real_labels(shared_data):
     assert (np.sign(nose) == np.sign(yaw[seen])).mean() > 0.95
 
 
+def test_images_of_the_crops_to_test_on_come_from_all_tars(tmp_path, monkeypatch):
+    write_set(tmp_path)
+    names = {f"image{i:05d}" for i in (6, 7, 12)}
+    monkeypatch.setattr("lifemask.data.aflw21.HELD_OUT_NAMES", names)
+    data = load_aflw21_test(tmp_path)
+    assert set(data.names) == names
+    _, held = load_aflw21(tmp_path, held_out=20)  # crops 4 to 22: the yaw of 23 is too far
+    for row, index in enumerate((6, 7, 12)):
+        np.testing.assert_array_equal(data.image(row), held.images[0][index - 4])
+    (tmp_path / "crops-00.tar").unlink()
+    with pytest.raises(UserError, match=r"no image00006\.jpg in the tar files"):
+        load_aflw21_test(tmp_path).image(0)
+
+
 @pytest.mark.slow
 def test_the_names_held_out_are_those_that_training_leaves_out(shared_data):
     """The list that scoring uses is the split that `load_aflw21` makes from the pictures."""

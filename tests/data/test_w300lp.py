@@ -6,7 +6,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from lifemask.assets import UserError
-from lifemask.data.w300lp import load_w300lp, mirror68
+from lifemask.data.w300lp import crops_w300lp, load_w300lp, mirror68
 from lifemask.facemodel.landmarks import FLIP_68
 
 STEMS = {"AFW": ["AFW_134212_1_0", "AFW_134212_1_3"], "HELEN": ["HELEN_100_1_0"]}
@@ -83,6 +83,24 @@ def test_a_copy_without_landmarks_still_has_the_2d_points(tmp_path):
     write_set(tmp_path, landmarks=False)
     labels = load_w300lp(tmp_path).labels(0)
     assert labels.landmarks68_bfm is None and labels.landmarks68.shape == (68, 2)
+
+
+def test_crops_are_landmark_squares_with_points_from_zero(tmp_path):
+    write_set(tmp_path)
+    data = load_w300lp(tmp_path)
+    spot = data.labels(4).landmarks68_bfm[30] - 1  # counted from 0
+    v, u = np.mgrid[:450, :450]
+    grey = 255 * np.exp(-((u - spot[0]) ** 2 + (v - spot[1]) ** 2) / 50)
+    photo = Image.fromarray(np.repeat(grey[..., None], 3, -1).astype(np.uint8))
+    photo.save(tmp_path / "HELEN" / "HELEN_100_1_0.jpg", quality=97)
+    crops = crops_w300lp(data, np.array([4, 2]))
+    assert crops.convention == "ibug68-3d-bfm" and len(crops) == 2
+    assert data.names[4].startswith("HELEN/")
+    peak = np.unravel_index(crops.images[0][0, ..., 0].argmax(), (128, 128))
+    np.testing.assert_allclose(peak[::-1], crops.points[0, 30], atol=1.5)
+    side = np.sqrt(2) * np.ptp(crops.points, axis=1).max(1)
+    np.testing.assert_allclose(side, crops.nominal_side_px, rtol=1e-4)
+    assert crops.yaw_deg[1] == pytest.approx(data.labels(2).pose_deg[1], abs=1e-4)
 
 
 def test_what_is_absent_or_broken_is_named(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lifemask.assets import UserError
-from lifemask.data.ytf68 import EXPAND, SIZE, load_ytf68
+from lifemask.data.ytf68 import EXPAND, SIZE, load_ytf68, load_ytf68_test
 
 
 def write_set(folder, validation):
@@ -54,3 +54,16 @@ def test_missing_frames_are_a_user_error(tmp_path):
     (tmp_path / "frames.tar").unlink()
     with pytest.raises(UserError, match="cannot read"):
         load_ytf68(tmp_path)
+
+
+def test_frames_to_test_on_are_read_one_at_a_time(tmp_path):
+    write_set(tmp_path, [False, False, False, True, True, True])
+    data = load_ytf68_test(tmp_path)
+    assert len(data) == 3 and data.person.tolist() == ["person1", "person2", "person2"]
+    image = data.image(1)
+    assert image.shape == (150, 130, 3)
+    peak = np.unravel_index(image[..., 0].argmax(), image.shape[:2])
+    np.testing.assert_allclose(peak[::-1], data.landmarks68[1, 30], atol=1)
+    (tmp_path / "frames.tar").unlink()
+    with pytest.raises(UserError, match="cannot read"):
+        load_ytf68_test(tmp_path).image(0)

@@ -20,15 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+import torch
+from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
 from lifemask.assets import UserError
 from lifemask.data.aflw2000 import DOWNLOAD_PAGE, pose_deg_from_pose_para
+from lifemask.data.base import CropSet
 from lifemask.facemodel.landmarks import FLIP_68
+from lifemask.faces.crop import crop_square, photo_to_crop, square_box
 
 SUBSETS = ("AFW", "HELEN", "IBUG", "LFPW")
 PHOTO_PX = 450
+EXPAND = 1.25  # side of the stored crop in units of the nominal crop, as for renders
 _MAT_SHAPES: dict[str, tuple[int, ...]] = {
     "pt2d": (2, 68),
     "Pose_Para": (7,),
@@ -149,6 +153,44 @@ def load_w300lp(folder: str | Path, *, mirrored: bool = True) -> W300Lp:
     if not names:
         raise UserError(f"the folders {', '.join(SUBSETS)} of {found} hold no photos")
     return W300Lp(found, tuple(names), tuple(_source(name) for name in names))
+
+
+def crops_w300lp(data: W300Lp, ids: Int[ndarray, "m"], size: int = 128) -> CropSet:
+    """Training crops of some photos: 3DDFA's landmark squares with a margin of a quarter.
+
+    Points are those of the fit ("ibug68-3d-bfm"), brought to pixels counted from 0.
+
+    Args:
+        data: the listed photos.
+        ids: which of them.
+        size: side of the stored crops in px.
+
+    Raises:
+        UserError: a file is missing or broken, or the copy has no `landmarks` folder.
+    """
+    images = np.empty((len(ids), size, size, 3), np.uint8)
+    points = np.empty((len(ids), 68, 2), np.float32)
+    yaw = np.empty(len(ids), np.float32)
+    for row, index in enumerate(ids):
+        labels = data.labels(int(index))
+        if labels.landmarks68_bfm is None:
+            raise UserError(f"{data.root} has no folder landmarks, which 300W-LP.zip contains")
+        marks = torch.from_numpy(labels.landmarks68_bfm - 1.0)
+        center, side = square_box(marks)
+        crop = crop_square(data.image(int(index)), center, side * EXPAND, size)
+        images[row] = (crop.image * 255).round().byte().permute(1, 2, 0).numpy()
+        points[row] = photo_to_crop(marks, crop).numpy()
+        yaw[row] = labels.pose_deg[1]
+    return CropSet(
+        name="w300lp",
+        convention="ibug68-3d-bfm",
+        images=(images,),
+        points=points,
+        visible=np.ones(points.shape[:2], bool),
+        nominal_side_px=size / EXPAND,
+        yaw_deg=yaw,
+        weight=np.ones(len(ids), np.float32),
+    )
 
 
 def _listed(folder: Path) -> list[str]:

@@ -58,13 +58,18 @@ class DenseBasis:
         exp_para: Float[ndarray, "e"],
     ) -> Float[ndarray, "v 3"]:
         """The fitted face in the photo, (v, 3): u, v in px as the label files count, w in px."""
-        vertices = self.mean_um + np.tensordot(shape_para, self.shape, 1)
-        vertices += np.tensordot(exp_para, self.expression, 1)
+        vertices = self.mean_um + _combined(shape_para, self.shape)
+        vertices += _combined(exp_para, self.expression)
         pose = torch.from_numpy(pose_deg_from_pose_para(np.asarray(pose_para, np.float64)))
         rotation = rotation_from_euler_deg(pose).numpy()
         posed = pose_para[6] * vertices @ rotation.T + pose_para[3:6]
         posed[:, 1] = PHOTO_PX + 1 - posed[:, 1]
         return posed
+
+
+def _combined(coefficients: ndarray, basis: ndarray) -> ndarray:
+    """Weighted sum (v, 3) of a basis, in the basis's own precision: no copy of it is made."""
+    return np.tensordot(coefficients.astype(basis.dtype), basis, 1)
 
 
 @dataclass(frozen=True)
@@ -195,8 +200,8 @@ def _converted_basis(path: Path) -> DenseBasis:
     um = 1000.0
     return DenseBasis(
         arrays.mean.astype(np.float64) * um,
-        arrays.identity * (um / sigma[0])[:, None, None],
-        arrays.expression * (um / sigma[1])[:, None, None],
+        arrays.identity * (um / sigma[0]).astype(np.float32)[:, None, None],
+        arrays.expression * (um / sigma[1]).astype(np.float32)[:, None, None],
         points.corners[np.arange(68), points.weights.argmax(axis=1)].astype(np.int64),
     )
 
