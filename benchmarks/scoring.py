@@ -1,4 +1,4 @@
-"""How long scoring takes: 2,000 made-up photos and predictions, bootstrap included.
+"""How long scoring takes: 2,000 made-up photos, bootstrap included, and one pair of meshes.
 
     python benchmarks/scoring.py --json benchmarks/results/scoring.json
 
@@ -24,6 +24,7 @@ from lifemask.evaluation.compare import compare
 from lifemask.evaluation.predictions import Predictions, save_predictions
 from lifemask.evaluation.score import score
 from provenance import provenance
+from scoring_meshes import mesh_rows
 
 PHOTOS = 2000
 YAWS = ((1312, 0, 30), (383, 30, 60), (305, 60, 90))
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     before = os.getloadavg()[0]
-    rows = point_rows(options.repeats)
+    rows = point_rows(options.repeats) + mesh_rows(timed, options.repeats)
     for row in rows:
         print(f"{row['what']}: {row['wall_s']} s, processor {row['processor_s']} s")
     command = f"python benchmarks/scoring.py --json {options.json.as_posix()}"

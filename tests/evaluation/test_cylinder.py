@@ -11,6 +11,7 @@ from lifemask.evaluation._cylinder import (
     cylinder_mesh,
     overlap_scores,
 )
+from lifemask.evaluation.surface import unit_face_normals
 
 pytest.importorskip("igl")
 
@@ -91,6 +92,8 @@ def test_mesh_of_a_map_lies_on_the_surface_and_skips_gaps():
     vertices, faces = cylinder_mesh(cylinder_map(*tube(80.0)).radius_mm)
     np.testing.assert_allclose(np.hypot(vertices[:, 0], vertices[:, 2]), 80, atol=1e-3)
     assert len(np.unique(faces)) == len(vertices)
+    outward = vertices[faces].mean(1) * [1, 0, 1]
+    assert ((unit_face_normals(vertices, faces) * outward).sum(1) > 0).all()
     radius = np.zeros((SIZE, SIZE))
     radius[100:104, 50:60] = 80
     radius[100:104, 55:60] = 80 + 15.5

@@ -101,8 +101,6 @@ def test_score_takes_a_folder_for_mesh_protocols(tmp_path, monkeypatch):
     assert result["meshes"] == 1 and result["predictions"]["folder"] == "guess"
     with pytest.raises(UserError, match="give a folder"):
         scoring.score("mine", "there", path)
-    with pytest.raises(UserError, match="give a prediction file"):
-        scoring.score("aflw2000", "there", tmp_path)
 
 
 def test_protocol_entries_name_code_that_exists():

@@ -18,7 +18,10 @@ def relief(x, y):
     return egg - 95 + nose + chin + 2.5 * np.sin(x / 15 + y / 19)
 
 
-def head(n: int = 45):
+N = 35
+
+
+def head(n: int = N):
     """The scan, nose tip near the origin's column, mm."""
     return sheet(relief, half_x=75.0, y_range=(-95.0, 95.0), n=n)
 
@@ -57,7 +60,7 @@ def scan_pose(subject: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_micc(root: Path, *, videos=("Indoor-Cooperative.mjpg",), landmarks=True) -> Path:
-    vertices, faces = head()
+    vertices, faces = head(N)
     for subject in SUBJECTS:
         turn, shift = scan_pose(subject)
         stem = f"{subject}/Model/frontal1/obj/110920150452"
@@ -79,9 +82,9 @@ def put_prediction(folder: Path, name: str, vertices, faces, points=None) -> Non
         (folder / f"{name}.landmarks.json").write_text(json.dumps(content))
 
 
-def write_facewarehouse(root: Path, people=("Tester_2", "Tester_10"), poses=(0, 7)) -> Path:
+def write_facewarehouse(root: Path, people=("Tester_2", "Tester_10"), poses=(0, 7), n=N) -> Path:
     """Meshes in decimetres, another topology than the official one."""
-    vertices, faces = head()
+    vertices, faces = head(n)
     for person in people:
         for pose in poses:
             mouth = np.exp(-((vertices[:, :1] / 25) ** 2) - ((vertices[:, 1:2] + 40) / 12) ** 2)

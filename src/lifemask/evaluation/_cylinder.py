@@ -169,12 +169,12 @@ def _distance_along_ray(corners: ndarray, row: ndarray, column: ndarray) -> ndar
 def cylinder_mesh(
     radius_mm: Float[ndarray, "256 256"],
 ) -> tuple[Float[ndarray, "n 3"], Int[ndarray, "m 3"]]:
-    """The surface (vertices, faces) of a cylinder map: two triangles per cell without a gap.
+    """The surface of a cylinder map: vertices, and faces counter-clockwise from outside.
 
-    A cell counts where all four corners have a surface and its first corner differs from the other
-    three by less than `MAX_STEP_MM` in radius. The published code also joins the last column to
-    the first of the next row, at the back of the head where scans of faces are empty; this does
-    not.
+    Two triangles per cell. A cell counts where all four corners have a surface and its first corner
+    differs from the other three by less than `MAX_STEP_MM` in radius. The published code also joins
+    the last column to the first of the next row, at the back of the head where scans of faces are
+    empty; this does not.
     """
     here = radius_mm[:-1, :-1]
     others = (radius_mm[1:, :-1], radius_mm[:-1, 1:], radius_mm[1:, 1:])
@@ -187,7 +187,7 @@ def cylinder_mesh(
     vertices = np.stack([-radius_mm * np.sin(phi), y, -radius_mm * np.cos(phi)], -1).reshape(-1, 3)
     row, column = np.nonzero(valid)
     a = row * SIZE + column
-    upper, lower = np.stack([a, a + 1, a + SIZE], 1), np.stack([a + SIZE + 1, a + SIZE, a + 1], 1)
+    upper, lower = np.stack([a, a + SIZE, a + 1], 1), np.stack([a + SIZE + 1, a + 1, a + SIZE], 1)
     used, faces = np.unique(np.concatenate([upper, lower]), return_inverse=True)
     return vertices[used], faces.reshape(-1, 3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -63,6 +64,15 @@ class Prediction:
     border: Bool[ndarray, "f 3"]
     rim: Bool[ndarray, "v"]
 
+    @cached_property
+    def tip(self) -> Float[ndarray, "3"]:
+        """Nose tip by the rule of `data._nose`; sought once.
+
+        Raises:
+            UserError: nothing looks like one.
+        """
+        return nose_tip(*self.mesh)[0]
+
 
 def prepare(mesh: Triangles, points: Float[ndarray, "k 3"] | None) -> Prediction:
     """A predicted mesh with its tree and borders."""
@@ -107,8 +117,7 @@ def starting_motion(
     """
     if points is not None and prediction.points is not None:
         return similarity_from_points(prediction.points, points, scale=scale), "landmarks"
-    own = nose_tip(*prediction.mesh)[0]
-    return Similarity(1.0, np.eye(3), tip - own), "nose tips"
+    return Similarity(1.0, np.eye(3), tip - prediction.tip), "nose tips"
 
 
 def stay(prediction: Prediction, crop: Float[ndarray, "n 3"], start: Similarity) -> Motion:

@@ -73,7 +73,8 @@ def score_micc_deep3d(data: Micc, predictions: MeshPredictions) -> dict[str, Any
         ),
         ("landmark51_mm", icp, column(outcomes, lambda d: d.landmark_mm)),
         ("landmark51_mm", still, column(outcomes, lambda d: d.landmark_mm, fitted=False)),
-        ("covered_percent", icp, column(outcomes, lambda d: 100.0 * d.covered.mean())),
+        ("covered_percent", icp, column(outcomes, _covered)),
+        ("covered_percent", still, column(outcomes, _covered, fitted=False)),
     ]
     flags = {"variant": "micc_deep3d", "crop": "95 mm around the nose tip, forehead cut"}
     groups = {"condition": data.conditions}
@@ -102,7 +103,7 @@ def score_micc_genova(data: Micc, predictions: MeshPredictions) -> dict[str, Any
         ("point_to_plane_mean_mm", icp | {"region": "shared"}, column(outcomes, _shared_plane)),
         ("point_to_surface_mean_mm", icp, column(outcomes, lambda d: d.surface_mm.mean())),
         ("landmark51_mm", icp, column(outcomes, lambda d: d.landmark_mm)),
-        ("covered_percent", icp, column(outcomes, lambda d: 100.0 * d.covered.mean())),
+        ("covered_percent", icp, column(outcomes, _covered)),
     ]
     flags = {"variant": "micc_genova", "crop": "95 mm around the nose tip, forehead cut"}
     result = report(data.names, {"condition": data.conditions}, outcomes, columns, flags)
@@ -145,6 +146,11 @@ def _shared_plane(distances: Distances) -> float:
     """Mean plane distance over the covered points; NaN if there are none."""
     kept = distances.plane_mm[distances.covered]
     return float(kept.mean()) if len(kept) else float("nan")
+
+
+def _covered(distances: Distances) -> float:
+    """Percentage of the crop whose nearest point is not on the prediction's border."""
+    return 100.0 * float(distances.covered.mean())
 
 
 def _rms(values: np.ndarray) -> float:
