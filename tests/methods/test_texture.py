@@ -9,13 +9,27 @@ from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.parsing import Regions
 from lifemask.graphics.camera import orthographic_camera, project, rotation_from_euler_deg
-from lifemask.graphics.lighting import ambient_light, lambert_transfer, linear_to_srgb
+from lifemask.graphics.lighting import (
+    ambient_light,
+    lambert_transfer,
+    linear_to_srgb,
+    srgb_to_linear,
+    transferred,
+)
+from lifemask.graphics.mesh import vertex_normals
 from lifemask.graphics.render import render
+from lifemask.graphics.uv import unwrap
 from lifemask.methods._texture_fill import create_mesh_smoother
-from lifemask.methods._texture_light import LUMINANCE, estimate_light
+from lifemask.methods._texture_layout import texture_layout
+from lifemask.methods._texture_light import LUMINANCE, LightEstimate, estimate_light
 from lifemask.methods._texture_parts import eye_colors
 from lifemask.methods._texture_regions import clear_share
-from lifemask.methods.texture import TextureConfig, texture_from_photo
+from lifemask.methods.texture import (
+    TextureConfig,
+    _hair_beside,
+    _hair_color,
+    texture_from_photo,
+)
 from lifemask.types import REGION_NAMES, Appearance, Geometry, Lighting
 
 SIZE, PHOTO = 256, 224
@@ -243,3 +257,31 @@ def test_hair_hides_skin_but_not_the_scalp_that_wears_it() -> None:
     assert clear_share(points, regions, scalp).tolist() == pytest.approx([0, 1, 0.5, 1])
     cloth = Regions(maps.roll(1, 0), (1.5, 1.5), 4.0)  # background
     assert clear_share(points, cloth, scalp).tolist() == [0, 0, 0, 1]
+
+
+def test_hair_takes_its_colour_from_the_photo_where_the_scalp_shows_too_little(model) -> None:
+    geometry = _geometry(model, 0.0)
+    photo = _photo(model, geometry, torch.tensor([0.42, 0.25, 0.17]), LIGHT)
+    where = torch.zeros(PHOTO, PHOTO, dtype=torch.bool)
+    where[:, :40] = True  # beside the head
+    colors = {}
+    for name, rgb in {"blond": (0.75, 0.62, 0.42), "hat": (0.1, 0.3, 0.8)}.items():
+        photo[:, where] = torch.tensor(rgb)[:, None]
+        linear = srgb_to_linear(photo)
+        layout = texture_layout(model, CONFIG.size, CONFIG.part_size, CONFIG.gutter_px)
+        seen = unwrap(linear, geometry.vertices_mm, geometry.camera, layout.atlas)
+        hidden = replace(seen, visible=seen.visible & (layout.prior.scalp < 0.5))
+        light = LightEstimate(LIGHT, torch.zeros(3), 0.0, 1)
+        transfer = layout.atlas.interpolate(
+            lambert_transfer(vertex_normals(geometry.vertices_mm, geometry.faces))
+        )
+        beside = _hair_beside(linear, hidden, _everywhere("hair", where), transfer, light)
+        skin = torch.ones(len(layout.atlas))
+        colors[name] = _hair_color(linear.new_zeros(len(layout.atlas), 3), hidden, skin, layout,
+                                   CONFIG, beside)  # fmt: skip
+        assert beside is not None
+        shade = transferred(transfer[hidden.visible], LIGHT.sh).mean(0)
+        torch.testing.assert_close(beside * shade, srgb_to_linear(torch.tensor(rgb)))
+    blond, hat = colors["blond"].exp(), colors["hat"].exp()
+    assert blond[0] > 0.15 and blond[0] > blond[1] > blond[2]
+    torch.testing.assert_close(hat, torch.tensor([0.030, 0.020, 0.014]))  # brown for want of better

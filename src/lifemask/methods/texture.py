@@ -106,7 +106,8 @@ def texture_from_photo(
     skin = _skin_likelihood(unlit, seen, layout)
     unlit = _remove_residual(unlit, seen, skin, light, layout, config)
     unlit = _remove_highlights(unlit, light, layout)
-    hair = _hair_color(unlit, seen, skin, layout, config)
+    beside = None if regions is None else _hair_beside(linear, seen, regions, transfer, light)
+    hair = _hair_color(unlit, seen, skin, layout, config, beside)
     trust = _trust(unlit, seen, skin, hair, layout)
     albedo = _complete(unlit, trust, skin, light, hair, layout, config)
     lighting = Lighting(rotate_sh(light.lighting.sh, geometry.camera.rotation.float()))
@@ -222,14 +223,41 @@ def _remove_highlights(unlit: Tensor, light: LightEstimate, layout: TextureLayou
     return (unlit.log() + share[:, None] * (expected - unlit.log())).exp()
 
 
-def _hair_color(
-    unlit: Tensor, seen: UnwrapResult, skin: Tensor, layout: TextureLayout, config: TextureConfig
+def _hair_beside(
+    linear: Tensor, seen: UnwrapResult, regions: Regions, transfer: Tensor, light: LightEstimate
 ) -> Tensor | None:
-    """Log linear RGB (3,) of the hair on the scalp; None for a bare scalp."""
+    """Linear albedo (3,) of the hair anywhere in the photo, in the mean light of what is seen."""
+    height, width = linear.shape[1:]
+    mask = regions.probability("hair") > 0.8
+    size = mask.shape[-1]
+    rows, columns = mask.nonzero(as_tuple=True)
+    place = (torch.stack((columns, rows), -1) + 0.5) * (regions.side_px / size)
+    corner = place.new_tensor(regions.center_px) - regions.side_px / 2
+    u, v = (place + corner).round().long().unbind(-1)
+    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    if int(inside.sum()) < 0.01 * size**2 or not bool(seen.visible.any()):
+        return None
+    shade = transferred(transfer[seen.visible], light.lighting.sh).mean(0).clamp(min=1e-3)
+    return linear[:, v[inside], u[inside]].median(1).values / shade
+
+
+def _hair_color(
+    unlit: Tensor,
+    seen: UnwrapResult,
+    skin: Tensor,
+    layout: TextureLayout,
+    config: TextureConfig,
+    beside: Tensor | None = None,
+) -> Tensor | None:
+    """Log linear RGB (3,) of the hair on the scalp; None for a bare scalp.
+
+    Where the scalp shows too little, `beside` is taken, the hair in the rest of the photo.
+    """
     if config.scalp == "skin":
         return None
-    tones = layout.prior.tones
-    fallback = torch.tensor([0.030, 0.020, 0.014]).log().to(tones)
+    fallback = torch.tensor([0.030, 0.020, 0.014]).log().to(layout.prior.tones)
+    if beside is not None and (color := _as_hair(beside)) is not None:
+        fallback = color
     region = seen.visible & (layout.prior.scalp > 0.6) & (seen.confidence > 0.2)
     if int(region.sum()) < 0.002 * len(layout.atlas):
         return fallback
@@ -238,13 +266,17 @@ def _hair_color(
     hairy = region & (skin < 0.3)
     if int(hairy.sum()) < 30:
         return fallback
-    r, g, b = unlit[hairy].median(0).values.clamp(0.008, 0.3)
-    # hair is black to blond or grey: what is not (a hat, the background) is not used
+    color = _as_hair(unlit[hairy].median(0).values)
+    return fallback if color is None else color
+
+
+def _as_hair(color: Tensor) -> Tensor | None:
+    """Log RGB (3,) if this is a colour of hair, black to blond or grey; a hat's colour is None."""
+    color = color.clamp(min=0.008)
+    r, g, b = color * (0.3 / color.max()).clamp(max=1)
     warm = bool(r >= g) and bool(b < 0.92 * g) and bool(r < 2.6 * g)
     grey = bool((torch.stack((r, b)) / g - 1).abs().max() < 0.22)
-    if not (warm or grey):
-        return fallback
-    return torch.stack((r, g, b)).log()
+    return torch.stack((r, g, b)).log() if warm or grey else None
 
 
 def _trust(
