@@ -36,8 +36,6 @@ def read(data: bytes):
     ids=["double", "fortran", "big-endian", "text", "empty", "scalar"],
 )
 def test_arrays_of_every_protocol(array, protocol):
-    if protocol < 2 and array.dtype.byteorder == ">":
-        pytest.skip("numpy pickles foreign byte orders only from protocol 2 on")
     value = read(pickle.dumps({"key": [array, "text", 3, None, True, (1.5,)]}, protocol))
     content = value["key"]
     again = to_array(content[0], "array")
@@ -216,6 +214,25 @@ def test_bombs_are_bounded(monkeypatch):
     monkeypatch.setattr(_pickle, "MAX_BYTES", 100)
     with pytest.raises(AssetError, match="not a readable pickle"):
         read(huge)
+
+
+def test_an_array_that_holds_itself_is_refused():
+    value = read(b"\x80\x02cchumpy.ch\nCh\n)\x81q\x00}U\x01xh\x00sb.")
+    with pytest.raises(AssetError, match="nested too deeply"):
+        to_array(value, "v_template")
+    for state in (b"", b"]b", b"}b"):  # no state, a list, an empty dict
+        with pytest.raises(AssetError, match="is not an array"):
+            to_array(read(b"\x80\x02cchumpy.ch\nCh\n)\x81" + state + b"."), "v_template")
+
+
+def test_a_view_may_not_be_larger_than_it_should():
+    small = torch.zeros(1)
+    with pytest.raises(AssetError, match="refused"):
+        to_array(read(pickle.dumps(small.expand(2**26))), "tensor")
+    value = read(pickle.dumps(small))
+    value.args = (value.args[0], 1, *value.args[2:])
+    with pytest.raises(AssetError, match="leaves its storage"):
+        to_array(value, "tensor")
 
 
 def test_deep_nesting_does_not_break_the_reader():

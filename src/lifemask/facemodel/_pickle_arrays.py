@@ -15,6 +15,7 @@ from lifemask.assets import AssetError
 from lifemask.facemodel._pickle import PERSISTENT, Record, read_pickle
 
 MAX_ELEMENTS = 2**29
+MAX_FILLED = 2**25  # of arrays that may be larger than their bytes: sparse ones, views of tensors
 MAX_LIST = 2**16
 MAX_DEPTH = 4
 _DTYPE = re.compile(r"[biuf][1248]|f16|S\d{1,4}|U\d{1,4}")
@@ -176,10 +177,10 @@ def _decoded(content: bytes, dtype: np.dtype, shape: Any, fortran: bool) -> np.n
     return flat.reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="))
 
 
-def _shape(shape: Any) -> tuple[int, ...]:
+def _shape(shape: Any, most: int = MAX_ELEMENTS) -> tuple[int, ...]:
     if not isinstance(shape, tuple | list) or len(shape) > 6:
         raise ValueError("a shape of an unknown form")
-    if any(not isinstance(n, int) or n < 0 for n in shape) or math.prod(shape) > MAX_ELEMENTS:
+    if any(not isinstance(n, int) or n < 0 for n in shape) or math.prod(shape) > most:
         raise ValueError(f"a shape that is refused: {str(shape)[:60]}")
     return tuple(shape)
 
@@ -187,7 +188,7 @@ def _shape(shape: Any) -> tuple[int, ...]:
 def _dense(record: Record, by_rows: bool, depth: int) -> np.ndarray:
     """The dense matrix of a scipy csc or csr matrix; every index is checked."""
     state = record.state
-    rows, columns = _shape(state["_shape"] if "_shape" in state else state["shape"])
+    rows, columns = _shape(state["_shape"] if "_shape" in state else state["shape"], MAX_FILLED)
     data, indices, starts = (
         _array(state[k], depth + 1).ravel() for k in ("data", "indices", "indptr")
     )
@@ -210,7 +211,7 @@ def _tensor(record: Record) -> np.ndarray:
     if not isinstance(storage, Record) or storage.name.name != "_load_from_bytes":
         raise ValueError("a tensor without its bytes")
     flat = _storage(_bytes(storage.args[0]))
-    shape, steps = _shape(size), _shape(stride)
+    shape, steps = _shape(size, MAX_FILLED), _shape(stride)
     last = offset + sum((n - 1) * s for n, s in zip(shape, steps, strict=True))
     if not isinstance(offset, int) or offset < 0 or 0 in shape or last >= len(flat):
         raise ValueError("a tensor that leaves its storage")

@@ -130,6 +130,10 @@ def read_npz(path: Path, wanted: Collection[str]) -> dict[str, np.ndarray]:
     """
     check_size(path, 4 * MAX_BYTES)
     try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if entry.file_size > MAX_BYTES and entry.filename.removesuffix(".npy") in wanted:
+                    raise AssetError(f"{path}: {entry.filename} is too large: refused")
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files if name in wanted}
     except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
@@ -142,7 +146,7 @@ def json_of(value: np.ndarray, what: str) -> Any:
     Raises:
         AssetError: it is not JSON.
     """
-    content = value.reshape(-1)[0] if value.dtype.kind in "OS" and value.size else value.tobytes()
+    content = value.reshape(-1)[0] if value.dtype.kind in "OSU" and value.size else value.tobytes()
     try:
         text = content.decode("utf-8") if isinstance(content, bytes) else str(content)
         return json.loads(text.rstrip("\0"))
