@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,16 +47,16 @@ def test_another_region_does_not_matter():
 
 def test_sliding_along_the_surface_is_seen_by_the_deformation_only():
     """A nose drawn 6 mm further down: closest points forgive what correspondences charge."""
-    lowered = VERTICES.copy()
-    lift = np.exp(-((np.linalg.norm(VERTICES * SCALE - [0, -2, 103], axis=1) / 22) ** 2))
-    lowered[:, 1] -= 6.0 / SCALE * lift
-    keys = KEYS.copy()
-    keys[:, 1] -= (
-        6.0 / SCALE * np.exp(-((np.linalg.norm(KEYS * SCALE - [0, -2, 103], axis=1) / 22) ** 2))
-    )
-    nearest = region_error_mm(SCAN, (lowered, FACES), keys, "nose", "nearest")
-    nonrigid = region_error_mm(SCAN, (lowered, FACES), keys, "nose", "nonrigid")
-    assert nonrigid > nearest
+
+    def lowered(points):
+        share = np.exp(-((np.linalg.norm(points * SCALE - [0, -2, 103], axis=1) / 22) ** 2))
+        return points - share[:, None] * np.array([0.0, 6.0 / SCALE, 0.0])
+
+    mesh, keys = (lowered(VERTICES), FACES), lowered(KEYS)
+    nearest = region_error_mm(SCAN, mesh, keys, "nose", "nearest")
+    assert region_error_mm(SCAN, mesh, keys, "nose", "nonrigid") > nearest
+    doubled = replace(SCAN, mm_per_unit=2 * SCALE)
+    assert region_error_mm(doubled, mesh, keys, "nose", "nearest") == pytest.approx(2 * nearest)
 
 
 def test_a_mirrored_mesh_is_caught():

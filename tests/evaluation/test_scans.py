@@ -14,6 +14,7 @@ pytest.importorskip("scipy")
 
 from lifemask.assets import UserError  # noqa: E402
 from lifemask.data.scans import HeadScan, load_scans  # noqa: E402
+from lifemask.evaluation._shape_errors import normals_of  # noqa: E402
 from lifemask.evaluation.meshes import load_mesh_predictions  # noqa: E402
 from lifemask.evaluation.scans import (  # noqa: E402
     errors,
@@ -37,6 +38,20 @@ def test_the_scan_itself_is_perfect():
     assert found["normal_angle_deg"] < 1e-3
     assert found["detail_r"] == pytest.approx(1.0, abs=1e-6)
     assert found["detail_energy_ratio"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_mesh_one_millimetre_outside_costs_one_both_ways():
+    inflated = VERTICES + normals_of(VERTICES, FACES)
+    found = errors(FACE, lay(FACE, (inflated, FACES), SEVEN, "landmarks similarity"))
+    assert found["scan_to_mesh_mm"] == pytest.approx(1.0, abs=0.03)
+    assert found["mesh_to_scan_mm"] == pytest.approx(1.0, abs=0.03)
+    assert found["chamfer_mm"] == pytest.approx(1.0, abs=0.03)
+    assert found["detail_r"] > 0.95
+
+
+def test_a_scan_in_another_unit_is_refused():
+    with pytest.raises(UserError, match="millimetres"):
+        true_face(HeadScan("egg", VERTICES / 1000, FACES, SEVEN))
 
 
 def test_size_is_charged_by_the_rigid_alignment_only():

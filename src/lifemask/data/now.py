@@ -110,7 +110,7 @@ def load_now(folder: str | Path, split: Split | None = None) -> Now:
     """
     places = _places(Path(folder))
     wanted: tuple[Split, ...] = (split,) if split else ("validation", "test")
-    lists = [(s, place / _LISTS[s]) for s in wanted for place in places]
+    lists: list[tuple[Split, Path]] = [(s, place / _LISTS[s]) for s in wanted for place in places]
     found = next(((s, path) for s, path in lists if path.is_file()), None)
     if found is None:
         raise UserError(

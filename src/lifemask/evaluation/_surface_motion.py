@@ -9,13 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from lifemask.assets import UserError
 from lifemask.evaluation.surface import Closest, Similarity, SurfaceTree
 
 _MAX_STEPS = 100
 _SCALE_RANGE = (0.2, 5.0)
+_COARSE = 3000
+_MIN_POINTS = 50
 _EXACT = 1e-16  # squared distance below which the surface lies on the points
 
 
@@ -42,6 +45,23 @@ def closest_on_moved(
     return Closest(motion.scale * found.distance, motion.apply(found.point), found.face)
 
 
+def in_ball(
+    points: Float[ndarray, "n 3"], center: Float[ndarray, "3"], radius: float, what: str
+) -> Bool[ndarray, "n"]:
+    """Points (n,) that a benchmark's crop keeps.
+
+    Raises:
+        UserError: next to none: landmarks and scan do not belong together, or differ in unit.
+    """
+    inside = np.linalg.norm(points - center, axis=1) <= radius
+    if inside.sum() < _MIN_POINTS:
+        raise UserError(
+            f"{what}: only {int(inside.sum())} of {len(points)} vertices lie within {radius:.0f} mm"
+            " of the face; are scan and landmarks in millimetres and in one frame?"
+        )
+    return inside
+
+
 def lay_surface(
     points: Float[ndarray, "n 3"],
     tree: SurfaceTree,
@@ -53,7 +73,8 @@ def lay_surface(
     """Minimise the sum of squared distances from points to a surface that moves.
 
     Levenberg-Marquardt on the distances themselves, closest points sought anew in each step: the
-    problem that NoW's code hands to a dogleg solver.
+    problem that NoW's code hands to a dogleg solver. Many points are first replaced by a part of
+    them, which brings the surface near.
 
     Args:
         points: (n, 3), fixed.
@@ -62,6 +83,9 @@ def lay_surface(
         scale: also solve for the surface's size.
         tolerance: stop when the sum falls by less than this fraction.
     """
+    if len(points) > 2 * _COARSE:
+        part = points[:: len(points) // _COARSE]
+        start = lay_surface(part, tree, start, scale=scale, tolerance=1e-4).similarity
     current, found = start, closest_on_moved(points, tree, start)
     cost, damping = float((found.distance**2).sum()), 1e-3
     normals = tree.normals()

@@ -24,7 +24,7 @@ from numpy import ndarray
 from lifemask.data.now import CHALLENGES, Now, NowScan, face_disc
 from lifemask.evaluation._pooled import STATISTICS, cumulative, pooled, pooled_ci95, rounded
 from lifemask.evaluation._seven import seven_landmarks
-from lifemask.evaluation._surface_motion import lay_surface
+from lifemask.evaluation._surface_motion import in_ball, lay_surface
 from lifemask.evaluation.meshes import MeshPredictions, Triangles, check_names
 from lifemask.evaluation.surface import SurfaceTree, similarity_from_points
 
@@ -79,7 +79,7 @@ def scan_distances(
         variant: "non-metrical" also fits the scale.
     """
     center, radius = face_disc(scan.landmarks7_mm)
-    near = np.linalg.norm(scan.vertices_mm - center, axis=1) <= radius
+    near = in_ball(scan.vertices_mm, center, radius, "a scan of NoW")
     scale = variant == "non-metrical"
     start = similarity_from_points(landmarks7, scan.landmarks7_mm, scale=scale)
     tree = SurfaceTree(*mesh)

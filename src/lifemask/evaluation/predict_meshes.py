@@ -52,7 +52,7 @@ MESH_DATASETS = {
     "synthetic_heads": MeshDataset(
         "lifemask.data.synthetic_heads:load_synthetic_heads", "photo", views=True
     ),
-    "scans": MeshDataset("lifemask.data.scans:load_scans", "photo", views=True),
+    "scans": MeshDataset("lifemask.data.scans:load_scans", "photo"),
 }
 """Data sets by name; one entry each."""
 

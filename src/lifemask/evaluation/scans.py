@@ -31,7 +31,7 @@ from lifemask.evaluation._detail import (
 from lifemask.evaluation._pooled import rounded
 from lifemask.evaluation._seven import seven_landmarks
 from lifemask.evaluation._shape_errors import angles_deg, at_closest, normals_of
-from lifemask.evaluation._surface_motion import closest_on_moved, lay_surface
+from lifemask.evaluation._surface_motion import closest_on_moved, in_ball, lay_surface
 from lifemask.evaluation.meshes import MeshPredictions, Triangles, check_names
 from lifemask.evaluation.metrics import bootstrap_ci95
 from lifemask.evaluation.surface import (
@@ -46,7 +46,6 @@ Align = Literal["landmarks similarity", "icp similarity", "icp rigid"]
 ALIGNS: tuple[Align, ...] = ("icp similarity", "icp rigid", "landmarks similarity")
 LANDMARK_SET = "now7"
 OPEN_MM = 40.0  # a vertex whose normal meets its own mesh nearer than this lies inside
-_FIT_POINTS = 6000
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def true_face(scan: HeadScan, factor: float = 0.7) -> TrueFace:
     center, radius = face_disc(scan.landmarks7_mm, factor)
     used = np.zeros(len(scan.vertices_mm), bool)
     used[scan.faces.reshape(-1)] = True
-    near = np.linalg.norm(scan.vertices_mm - center, axis=1) <= radius
+    near = in_ball(scan.vertices_mm, center, radius, f"scan {scan.name!r}")
     normals = normals_of(scan.vertices_mm, scan.faces)
     areas = _areas(scan.vertices_mm, scan.faces)
     ids = np.flatnonzero(near & used & (areas > 0))
@@ -159,8 +158,7 @@ def lay(face: TrueFace, mesh: Triangles, landmarks7: Float[ndarray, "7 3"], how:
     tree = SurfaceTree(*mesh)
     motion = similarity_from_points(landmarks7, face.scan.landmarks7_mm, scale=scale)
     if how != "landmarks similarity":
-        step = max(1, len(face.ids) // _FIT_POINTS)
-        motion = lay_surface(face.points[::step], tree, motion, scale=scale).similarity
+        motion = lay_surface(face.points, tree, motion, scale=scale).similarity
     closest = closest_on_moved(face.points, tree, motion)
     return Laid(motion.apply(tree.vertices), tree.faces, closest)
 

@@ -22,7 +22,7 @@ from lifemask.data.now import face_disc
 from lifemask.data.stirling import QUALITIES, Stirling, StirlingScan
 from lifemask.evaluation._pooled import rounded
 from lifemask.evaluation._seven import seven_landmarks
-from lifemask.evaluation._surface_motion import closest_on_moved, lay_surface
+from lifemask.evaluation._surface_motion import closest_on_moved, in_ball, lay_surface
 from lifemask.evaluation.meshes import MeshPredictions, Triangles, check_names
 from lifemask.evaluation.metrics import bootstrap_ci95
 from lifemask.evaluation.surface import SurfaceTree, similarity_from_points
@@ -89,7 +89,7 @@ def scan_distances(
         crop: which inner face.
     """
     center, radius = inner_face(scan.landmarks7_mm, crop)
-    points = scan.vertices_mm[np.linalg.norm(scan.vertices_mm - center, axis=1) <= radius]
+    points = scan.vertices_mm[in_ball(scan.vertices_mm, center, radius, "a Stirling scan")]
     motion = similarity_from_points(landmarks7, scan.landmarks7_mm, scale=True)
     tree = SurfaceTree(*mesh)
     if align == "icp":
