@@ -129,13 +129,13 @@ def _chart(
     errors: Mapping[str, np.ndarray],
     scored: Mapping[str, Result],
 ) -> dict[str, Canvas]:
-    """One chart of the systems that have errors; none if there are no such systems."""
+    """One chart of the systems that have errors, the best first; none if there are none."""
     errors = {name: e for name, e in errors.items() if np.isfinite(e).any()}
     if not errors:
         return {}
     names = {result: system_name(scored[result]) for result in errors}
     means = {names[r]: _pooled(e, scored[r].get("per_image", {})) for r, e in errors.items()}
-    shown = {names[r]: e for r, e in errors.items()}
+    shown = {names[r]: errors[r] for r in sorted(errors, key=lambda r: means[names[r]])}
     x_max = _x_max(errors.values())
     return {stem: cumulative_canvas(shown, x_label, title, x_max, means)}
 
