@@ -210,17 +210,17 @@ def accuracy_section(results: dict[str, Result]) -> list[str]:
 def scores_section(results: dict[str, Result]) -> list[str]:
     """Every other protocol: all numbers of our systems, curves, published numbers."""
     published = _load_published()
-    others = {n: r for n, r in results.items() if r.get("protocol", "aflw2000") != "aflw2000"}
+    flat = report.flattened(results)
+    others = {n: r for n, r in flat.items() if r.get("protocol", "aflw2000") != "aflw2000"}
     names = sorted({r["protocol"] for r in others.values()} | {t["protocol"] for t in published})
     lines = []
     for protocol in names:
         if protocol == "aflw2000":
             continue
         ours = {n: r for n, r in others.items() if r["protocol"] == protocol and "numbers" in r}
-        lines += [f"## Protocol `{protocol}`", ""]
-        if ours:
-            lines += [*report.score_lines(ours), "", *_curve_links(ours)]
-        lines += _published((protocol,), ours)
+        body = [*report.score_lines(ours), "", *_curve_links(ours)] if ours else []
+        body += _published((protocol,), ours)
+        lines += [f"## Protocol `{protocol}`", "", *body] if body else []
     return lines
 
 

@@ -99,10 +99,32 @@ def test_every_published_number_has_a_mark_and_known_columns():
 
 
 def test_any_protocol_has_a_plain_table():
-    lines = report.score_lines({"a": result(0, "ours")})
+    ours, theirs = result(0, "ours"), result(1, "theirs")
+    ours["numbers"].append({"metric": "m", "flags": {"gt": "original", "dims": 3}, "value": None})
+    lines = report.score_lines({"a": ours, "b": theirs})
     low, high = result()["numbers"][0]["ci95"]
-    flags = "gt original, points 68, dims 2, pool bins"
-    assert lines[2] == f"| ours | nme_percent | {flags} | 5.00 ({low:.2f}-{high:.2f}) | 9 | 1 |"
+    assert lines[0] == "All numbers (95 % interval): gt original."
+    assert lines[2] == "| number | flags | ours (9, 1 missed) | theirs (9, 1 missed) |"
+    interval = f"5.00 ({low:.2f}-{high:.2f})"
+    other = f"6.00 ({low + 1:.2f}-{high + 1:.2f})"
+    assert lines[4] == f"| nme_percent | points 68, dims 2, pool bins | {interval} | {other} |"
+    assert lines[5] == "| m | dims 3 | - | - |"
+
+
+def test_controls_stand_beside_the_numbers_they_belong_to():
+    ours = result(0, "ours")
+    flags = {"points": 68, "dims": 2}
+    ours["controls"] = {"mean head": [{"metric": "nme_percent", "flags": flags, "value": 9.0}]}
+    lines = report.score_lines(report.flattened({"a": ours}))
+    assert lines[2].endswith("| ours (9, 1 missed) | ours: mean head (9) |")
+    assert lines[4].endswith("| 9.00 |")
+
+
+def test_a_file_of_several_systems_is_several_results():
+    stored = {"protocol": "scans", "command": "c", "systems": {"a": result(), "b": result(1)}}
+    flat = report.flattened({"scans": stored, "speed": {"stages": []}})
+    assert sorted(flat) == ["scans, a", "scans, b", "speed"]
+    assert flat["scans, b"]["command"] == "c" and report.system_name(flat["scans, a"]) == "ours"
 
 
 def test_a_number_is_found_by_its_flags_or_refused():

@@ -78,7 +78,7 @@ def system_name(result: Result) -> str:
 def groups(results: Mapping[str, Result]) -> dict[str, dict[str, Result]]:
     """Scored results by data set ("aflw2000-dev"), each a mapping from name to result."""
     out: dict[str, dict[str, Result]] = {}
-    for name, result in results.items():
+    for name, result in flattened(results).items():
         if "protocol" in result and "numbers" in result:
             out.setdefault(result.get("dataset", result["protocol"]), {})[name] = result
     return out
@@ -214,16 +214,61 @@ def published_lines(
 
 
 def score_lines(scored: Mapping[str, Result]) -> list[str]:
-    """A plain table of every number of some results: for protocols without a page of their own."""
-    rows = []
-    for result in scored.values():
-        for entry in result["numbers"]:
-            flags = ", ".join(f"{k} {v}" for k, v in entry["flags"].items() if k != "misses")
-            count = entry.get("images", entry.get("meshes", ""))
-            misses = entry["flags"].get("misses", result.get("misses", {}).get("total", ""))
-            row = [system_name(result), entry["metric"], flags, with_interval(entry)]
-            rows.append([*row, str(count), str(misses)])
-    return table(("system", "number", "flags", "value (95 %)", "scored", "missed"), rows)
+    """All numbers of some results of one protocol, a column per system.
+
+    Flags that all numbers share stand above the table, the others beside each number.
+    """
+    entries = [(name, e) for name, r in scored.items() for e in r["numbers"]]
+    common = dict.fromkeys(entries[0][1]["flags"].items()) if entries else {}
+    for _, entry in entries:
+        common = {flag: None for flag in common if flag in entry["flags"].items()}
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for name, entry in entries:
+        own = [f for f in entry["flags"].items() if f not in common and f[0] != "misses"]
+        row = cells.setdefault((entry["metric"], _flag_text(own)), {})
+        row[name] = with_interval(entry)
+    head = ("number", "flags", *(_column_name(result) for result in scored.values()))
+    rows = [[*key, *(row.get(name, CELL) for name in scored)] for key, row in cells.items()]
+    shared = [f for f in common if f[0] != "misses"]
+    above = [f"All numbers (95 % interval): {_flag_text(shared)}.", ""] if shared else []
+    return above + table(head, rows)
+
+
+def flattened(results: Mapping[str, Result]) -> dict[str, Result]:
+    """Results in which a file of several systems, or with controls, has become several results."""
+    out = {}
+    for name, result in results.items():
+        parts = result.get("systems")
+        if "protocol" in result and isinstance(parts, dict):
+            shared = {k: v for k, v in result.items() if k != "systems"}
+            out |= {f"{name}, {s}": shared | {"system": s} | part for s, part in parts.items()}
+        else:
+            out[name] = result
+            for control, numbers in result.get("controls", {}).items():
+                out[f"{name}, {control}"] = _control(result, control, numbers)
+    return out
+
+
+def _control(result: Result, control: str, numbers: Sequence[Result]) -> Result:
+    """A control's numbers under the flags of the result's own numbers that they belong to."""
+    entries = []
+    for number in numbers:
+        own = numbers_with(result, number["metric"], **number["flags"])
+        entries += [number | {"flags": own[0]["flags"]}] if len(own) == 1 else []
+    kept = {k: result[k] for k in ("protocol", "dataset", "images", "meshes") if k in result}
+    return kept | {"system": f"{system_name(result)}: {control}", "numbers": entries}
+
+
+def _flag_text(flags: Iterable[tuple[str, Any]]) -> str:
+    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in flags)
+
+
+def _column_name(result: Result) -> str:
+    """System, how many items were scored, and how many missed."""
+    count = result.get("images", result.get("meshes"))
+    missed = result.get("misses", {}).get("total", 0)
+    notes = ([str(count)] if count is not None else []) + ([f"{missed} missed"] if missed else [])
+    return system_name(result) + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _our_row(result: Result, entry: Result) -> list[str] | None:
