@@ -9,13 +9,14 @@ from lifemask.data import _synthetic_hands as hands
 from lifemask.data import _synthetic_kernels as kernels
 from lifemask.data import _synthetic_photo as photo
 from lifemask.data._synthetic_mesh import create_mesh, joined, tube
+from lifemask.data._synthetic_rig import neutral_mean
 from lifemask.facemodel import load_face_model
 
 
 @pytest.fixture(scope="module")
 def landmarks68():
     model = load_face_model("lifemask")
-    return model.landmarks(model.mean, "ict68").numpy()
+    return model.landmarks(neutral_mean(model), "ict68").numpy()
 
 
 def _volume(mesh) -> float:

@@ -13,7 +13,7 @@ from lifemask.data._synthetic_skins import create_masks
 from lifemask.data._synthetic_surroundings import Surroundings, create_environment
 from lifemask.data.synthetic import Generator, SyntheticConfig
 from lifemask.facemodel.base import FaceModel, LandmarkEmbedding, Topology
-from lifemask.facemodel.landmarks import FLIP_68
+from lifemask.facemodel.landmarks import FROM_68
 from lifemask.facemodel.linear import LinearFaceModel
 
 
@@ -71,8 +71,10 @@ def egg_model(rows: int = 48, columns: int = 64, landmark_set: str = "ibug68") -
             a, b = r * columns + c, r * columns + (c + 1) % columns
             faces += [[a, a + columns, b + columns], [a, b + columns, b]]
     ids = torch.cdist(face, points).argmin(1)
-    corners = ids[:, None].expand(68, 3).contiguous()
-    weights = torch.tensor([1.0, 0, 0]).expand(68, 3).contiguous()
+    if landmark_set in FROM_68:
+        ids = ids[[row[0] for row in FROM_68[landmark_set]]]
+    corners = ids[:, None].expand(-1, 3).contiguous()
+    weights = torch.tensor([1.0, 0, 0]).expand(len(ids), 3).contiguous()
     generator = torch.Generator().manual_seed(0)
     topology = Topology(
         faces=torch.tensor(faces),
@@ -91,6 +93,6 @@ def egg_model(rows: int = 48, columns: int = 64, landmark_set: str = "ibug68") -
         expression_names=("wobble", "nod", "hop", "sway"),
         topology=topology,
         landmark_embeddings={
-            landmark_set: LandmarkEmbedding(corners, weights, torch.tensor(FLIP_68))
+            landmark_set: LandmarkEmbedding(corners, weights, torch.arange(len(ids)))
         },
     )

@@ -48,8 +48,7 @@ def draw_scenes(
         with torch.no_grad():
             heads = model(torch.from_numpy(identity), torch.from_numpy(expression))
             points, box, anatomy = (
-                model.landmarks(heads, name).numpy().astype(np.float32)
-                for name in (rig.label_set, rig.box_set, rig.anatomy_set)
+                rig.landmarks(heads, name) for name in (rig.label_set, rig.box_set, rig.anatomy_set)
             )
         for k, rng in enumerate(rngs):
             yield draw_scene(

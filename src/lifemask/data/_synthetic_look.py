@@ -57,7 +57,9 @@ def random_skin_tone(
     target = np.exp([np.interp(place, knots, np.log(SKIN_LOCUS[:, c])) for c in range(3)])
     target = target * np.exp(rng.normal(0, 0.1) * BLOOD + rng.normal(0, 0.05) * MELANIN)
     share = (rng.uniform(0.85, 1.0) if freedom >= 1 else rng.uniform(0, 0.5)) * freedom
-    lut = lut * (target / np.maximum(own, 0.01)) ** share * rng.lognormal(0, 0.06)
+    factor = (target / np.maximum(own, 0.01)) ** share
+    hair = np.clip(lut / (0.6 * np.maximum(own, 0.01)), 0, 1) ** 0.5  # stays dark on paler skin
+    lut = lut * factor ** np.where(factor > 1, hair, 1.0) * rng.lognormal(0, 0.06)
     mix = np.eye(3) + rng.normal(0, 0.015, (3, 3))
     if rng.random() < 0.07 * freedom:
         mix = 0.5 * np.eye(3) + 0.5 * rng.dirichlet(np.ones(3), 3)
@@ -93,9 +95,9 @@ def random_materials(
     iris = rng.choice([0, 1, 2], p=[0.6, 0.25, 0.15])
     base = ([0.06, 0.03, 0.015], [0.1, 0.16, 0.22], [0.1, 0.13, 0.06])[iris]
     m[kernels.EYE, 0:3] = np.array(base) * rng.uniform(0.4, 1.6, 3)
-    m[kernels.EYE, 3:6] = rng.uniform(0.5, 0.85) * np.array([1, 0.96, 0.92])
+    m[kernels.EYE, 3:6] = rng.uniform(0.32, 0.62) * np.array([1, 0.96, 0.92])
     m[kernels.EYE, 6], m[kernels.EYE, 8] = rng.uniform(0.40, 0.5), rng.uniform(0.25, 0.55)
-    m[kernels.EYE, 9:12] = rng.uniform(0, 1), rng.uniform(0.4, 1.4), rng.uniform(200, 500)
+    m[kernels.EYE, 9:12] = rng.uniform(0, 1), rng.uniform(0.3, 1.1), rng.uniform(200, 500)
     m[kernels.MOUTH, 0:3] = np.array([0.25, 0.06, 0.05]) * rng.uniform(0.4, 1.4)
     m[kernels.MOUTH, 10:12] = 0.2, 40
     m[kernels.TEETH, 0:3] = rng.uniform(0.35, 0.68) * np.array([1, 0.96, 0.88 - 0.14 * age])

@@ -148,7 +148,7 @@ def photograph(
         pil = pil.filter(ImageFilter.GaussianBlur(faults.blur_px))
     if faults.small_px:
         mode = Image.Resampling.BICUBIC if faults.bicubic else Image.Resampling.BILINEAR
-        pil = pil.resize((faults.small_px,) * 2, mode).resize((size, size), mode)
+        pil = pil.resize((faults.small_px, faults.small_px), mode).resize((size, size), mode)
     if faults.noise:
         pil = Image.fromarray(_noisy(np.asarray(pil, np.float32), faults))
     if faults.jpeg:

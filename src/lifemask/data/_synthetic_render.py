@@ -163,7 +163,8 @@ def glazed(scene: Scene, shot: Shot) -> NDArray[np.float32]:
     if lens is None:
         return shot.linear
     sheen = np.linspace(*lens.sheen, len(shot.cover), dtype=np.float32)[:, None, None]
-    return shot.linear + shot.cover[..., None] * (lens.colour * (2 - sheen) - shot.linear)
+    glass = np.asarray(lens.colour * (2 - sheen), np.float32)
+    return shot.linear + shot.cover[..., None] * (glass - shot.linear)
 
 
 def key_light(scene: Scene, soup: Soup) -> NDArray[np.float32]:

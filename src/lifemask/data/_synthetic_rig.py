@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lifemask.assets import UserError
 from lifemask.data import _synthetic_kernels as kernels
 from lifemask.data import _synthetic_parts as parts
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lifemask.facemodel.base import FaceModel
 
 TEXTURE_HEIGHT = 448
@@ -50,6 +53,7 @@ class HeadRig:
         texel_mm: (rows, columns, 3) rest position of each texel, NaN outside the layout.
         uv_box: (u0, v0, u1, v1) part of the layout's UV square that the texture holds.
         cheek_texels: (n, 2) rows and columns of texels on the cheeks, for a mean skin colour.
+        borrowed68: (68,) vertices of the set `BORROWED`, or None.
     """
 
     model: FaceModel
@@ -70,13 +74,20 @@ class HeadRig:
     texel_mm: NDArray[np.float32]
     uv_box: tuple[float, float, float, float]
     cheek_texels: NDArray[np.int64]
+    borrowed68: NDArray[np.int64] | None = None
+
+    def landmarks(self, heads: Tensor, name: str) -> NDArray[np.float32]:
+        """Points (*b, n, 3) of one of the rig's sets on heads (*b, v, 3), mm."""
+        if name == BORROWED:
+            return heads[..., self.borrowed68, :].numpy().astype(np.float32)
+        return self.model.landmarks(heads, name).numpy().astype(np.float32)
 
 
 def create_rig(model: FaceModel) -> HeadRig:
     """Prepare a face model for rendering (a few seconds, without reading any file).
 
     Args:
-        model: a model with a landmark set of 68 points, see `choose_sets`.
+        model: a model with a landmark set of 68 points or a part of one, see `choose_sets`.
 
     Returns:
         The shared arrays of its mean head.
@@ -84,11 +95,13 @@ def create_rig(model: FaceModel) -> HeadRig:
     Raises:
         UserError: the model has no landmark set that the generator can work with.
     """
-    import torch
-
     label_set, box_set, anatomy_set = choose_sets(model)
-    with torch.no_grad():
-        mean = model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
+    mean = neutral_mean(model)
+    borrowed = None
+    if anatomy_set == BORROWED:
+        borrowed = _borrowed_vertices(model, mean, label_set)
+        lm68 = mean.numpy()[borrowed].astype(np.float32)
+    else:
         lm68 = model.landmarks(mean, anatomy_set).numpy().astype(np.float32)
     mean_mm = mean.numpy().astype(np.float32)
     native = model.name in parts.NATIVE
@@ -104,7 +117,7 @@ def create_rig(model: FaceModel) -> HeadRig:
     return HeadRig(
         model, mean_mm, native, faces, face_uv, model_uv, material, occlusion,
         _eyes(mean_mm, faces, material), eye_faces, label_set, box_set, anatomy_set, lm68, shape,
-        texel_mm, box, _cheek_texels(texel_mm, lm68),
+        texel_mm, box, _cheek_texels(texel_mm, lm68), borrowed,
     )  # fmt: skip
 
 
@@ -152,25 +165,64 @@ def _only(uv, use) -> NDArray[np.float32]:
 LABEL_SETS = ("lifemask392", "ict68", "ibug68", "ibug68-3d-bfm")
 BOX_SETS = ("ibug68-3d-bfm", "ibug68", "ict68")
 ANATOMY_SETS = ("ict68", "ibug68", "ibug68-3d-bfm")
+PARTIAL_SETS = ("ibug51", "sfm50", "bfm15")
+BORROWED = "borrowed68"
+"""68 points of a model that embeds only some of them; the others come from the default head."""
 
 
 def choose_sets(model: FaceModel) -> tuple[str, str, str]:
     """Names of the landmark sets of a model for labels, crop, and anatomy (68 points).
 
     Raises:
-        UserError: the model has none of the known sets of 68 points.
+        UserError: the model has none of the known sets of 68 points, nor a part of them.
     """
-    from lifemask.assets import UserError
-
     has = model.landmark_embeddings
-    chosen = [next((n for n in names if n in has), "") for names in (
-        LABEL_SETS, BOX_SETS, ANATOMY_SETS)]  # fmt: skip
-    if not all(chosen):
+    label, box, anatomy = (
+        next((name for name in names if name in has), "")
+        for names in (LABEL_SETS, BOX_SETS, ANATOMY_SETS)
+    )
+    if anatomy:
+        return label, box, anatomy
+    partial = next((name for name in PARTIAL_SETS if name in has), "")
+    if not partial:
+        known = ", ".join((*ANATOMY_SETS, *PARTIAL_SETS))
         raise UserError(
-            f"the generator needs one of the landmark sets {', '.join(ANATOMY_SETS)}, but "
-            f"{model.name} has: {', '.join(sorted(has)) or 'none'}; add an embedding to its loader"
+            f"the generator needs one of the landmark sets {known}, but {model.name} has: "
+            f"{', '.join(sorted(has)) or 'none'}; add an embedding to its loader"
         )
-    return chosen[0], chosen[1], chosen[2]
+    return partial, BORROWED, BORROWED
+
+
+def _borrowed_vertices(model: FaceModel, mean: Tensor, partial: str) -> NDArray[np.int64]:
+    """Vertices (68,) nearest to the default head's landmarks, laid on the model's partial set.
+
+    Inside the face a spline through the known points carries them over, along the jaw, which no
+    partial set marks but for the chin, a similarity.
+    """
+    from scipy.interpolate import RBFInterpolator
+    from scipy.spatial import KDTree
+
+    from lifemask.facemodel import load_face_model
+    from lifemask.facemodel.landmarks import FROM_68
+    from lifemask.graphics.pose import similarity
+
+    default = load_face_model("lifemask")
+    source = default.landmarks(neutral_mean(default), "ict68").double()
+    known = [row[0] for row in FROM_68[partial]]
+    target = model.landmarks(mean, partial).double()
+    points = RBFInterpolator(source[known].numpy(), target.numpy(), kernel="linear")(source)
+    rotation, scale, shift = similarity(source[known], target)
+    jaw = [k for k in range(17) if k not in known]
+    points[jaw] = (scale * source[jaw] @ rotation.mT + shift).numpy()
+    return KDTree(mean.numpy()).query(points)[1].astype(np.int64)
+
+
+def neutral_mean(model: FaceModel) -> Tensor:
+    """The neutral mean head (v, 3) of a model."""
+    import torch
+
+    with torch.no_grad():
+        return model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
 
 
 def _skin_island(mean_mm, faces, faces_uv, nose_tip) -> NDArray[np.bool_]:

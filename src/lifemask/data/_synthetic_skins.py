@@ -265,7 +265,7 @@ def gaussian_grain(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[
     """White noise (rows, columns) smoothed to about two texels: pores."""
     grain = rng.standard_normal(shape, dtype=np.float32)
     grain = grain + np.roll(grain, 1, 0)
-    return 0.5 * (grain + np.roll(grain, 1, 1))
+    return _f(0.5 * (grain + np.roll(grain, 1, 1)))
 
 
 def _spots(log, masks, rng, age, strength):

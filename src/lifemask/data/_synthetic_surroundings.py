@@ -122,9 +122,10 @@ def _block_mean(picture, step):
 
 def _smooth_peak(luminance) -> int:
     """Flat index of the brightest spot of a panorama after a small blur."""
-    from scipy.ndimage import gaussian_filter
+    from scipy.ndimage import gaussian_filter1d
 
-    return int(np.argmax(gaussian_filter(luminance, 1.0, mode=("nearest", "wrap"))))
+    around = gaussian_filter1d(luminance, 1.0, axis=1, mode="wrap")
+    return int(np.argmax(gaussian_filter1d(around, 1.0, axis=0, mode="nearest")))
 
 
 def panorama_directions(height: int, width: int) -> tuple[NDArray, NDArray]:
