@@ -228,6 +228,14 @@ def test_errors_of_images_survive_packing():
     np.testing.assert_allclose(again, [1.234, np.nan, 10.0, np.nan], atol=1e-9)
 
 
+def test_large_sets_are_drawn_in_parts_with_the_same_interval(monkeypatch):
+    values = np.random.default_rng(5).gamma(2, 2, 300)
+    shared = metrics.bootstrap_ci95(values, np.zeros(300, int), "images")
+    monkeypatch.setattr(metrics, "_SHARED_DRAWS", 7 * 300)
+    parts = metrics.bootstrap_ci95(values, np.zeros(300, int), "images")
+    np.testing.assert_allclose(parts, shared, atol=0.02)
+
+
 def test_interval_is_that_of_drawing_images_again():
     """The counts of the fast path are those of indices drawn with replacement."""
     values = np.random.default_rng(5).gamma(2, 2, 40)

@@ -18,6 +18,7 @@ Pool = Literal["bins", "images"]
 PointSet = Literal[68, 51, 21]
 
 BIN_NAMES = ("0-30", "30-60", "60-90")
+_SHARED_DRAWS = 4_000_000  # numbers drawn at once: 16 MB as counts, 32 MB as indices
 
 
 def nme_normaliser_px(truth68: Float[ndarray, "*b 68 c"]) -> Float[ndarray, "*b"]:
@@ -106,10 +107,14 @@ def bootstrap_ci95(
 
 
 def _resampled_means(values: ndarray, samples: int, seed: int) -> ndarray:
-    """Means (samples,) of bootstrap resamples, drawn as counts: no array of samples x n indices."""
+    """Means (samples,) of bootstrap resamples; small sets share their draws between metrics."""
     n = len(values)
-    draws = _bootstrap_counts(n, samples, seed)
-    return draws @ values / n
+    if samples * n <= _SHARED_DRAWS:
+        return _bootstrap_counts(n, samples, seed) @ values / n
+    rng = np.random.default_rng(seed)
+    rows = max(1, _SHARED_DRAWS // n)
+    parts = [min(rows, samples - done) for done in range(0, samples, rows)]
+    return np.concatenate([values[rng.integers(0, n, (k, n))].mean(axis=1) for k in parts])
 
 
 @functools.lru_cache(maxsize=8)
