@@ -128,7 +128,11 @@ class Parser:
         self.tag = tag
 
     def __call__(
-        self, image: UInt8[ndarray, "h w 3"], face: Face | Landmarks | Box, expand: float = EXPAND
+        self,
+        image: UInt8[ndarray, "h w 3"],
+        face: Face | Landmarks | Box,
+        expand: float = EXPAND,
+        flip_average: bool = False,
     ) -> Regions:
         """Regions of one face.
 
@@ -137,6 +141,7 @@ class Parser:
             face: landmarks of the face (best: a face that lies on its side is turned upright for
                 the network), a detected face, or the landmark square as a box in photo px.
             expand: side of the parsed square in landmark squares; training covers 0.95 to 1.45.
+            flip_average: average with the maps of the mirrored crop (twice the time).
 
         Returns:
             Probabilities on the parsed square, upright as the photo is.
@@ -147,12 +152,14 @@ class Parser:
         """
         (center, side), turns = _square(face)
         crop = crop_square(image, center, side * expand, self.size)
-        found = self.predict_crops(crop.image.rot90(turns, (1, 2))[None])[0]
+        found = self.predict_crops(crop.image.rot90(turns, (1, 2))[None], flip_average)[0]
         upright = found.rot90(-turns, (1, 2)).contiguous()
         return Regions(upright, crop.center_px, crop.side_px)
 
-    def predict_crops(self, crops: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 9 s s"]:
-        """Probabilities (b, 9, size, size) of crops in sRGB [0, 1].
+    def predict_crops(
+        self, crops: Float[Tensor, "b 3 s s"], flip_average: bool = False
+    ) -> Float[Tensor, "b 9 s s"]:
+        """Probabilities (b, 9, size, size) of crops in sRGB [0, 1]; no class has a side.
 
         Raises:
             ValueError: crops of another size than the network's.
@@ -160,6 +167,10 @@ class Parser:
         if crops.shape[1:] != (3, self.size, self.size):
             size = f"(b, 3, {self.size}, {self.size})"
             raise ValueError(f"crops must be {size}, got {tuple(crops.shape)}")
+        if flip_average:
+            both = self.predict_crops(torch.cat((crops, crops.flip(-1))))
+            straight, mirrored = both.chunk(2)
+            return (straight + mirrored.flip(-1)) / 2
         pixels = np.ascontiguousarray(crops.cpu().float().numpy())
         return torch.from_numpy(self._network(pixels))
 
