@@ -1,6 +1,7 @@
 """A tiny copy of FaceScape's benchmark in its official layout, with sheets for faces."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ def put(path: Path, vertices: np.ndarray, faces: np.ndarray) -> None:
     write_mesh(MeshScene(vertices.astype(np.float32), (primitive,)), path)
 
 
+@cache
 def wild_rotations() -> np.ndarray:
     return np.stack([rotation(0.2 * k, 5, -3) for k in range(400)])
 

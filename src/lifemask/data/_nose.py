@@ -58,11 +58,16 @@ def _peak(offsets: ndarray, normal: ndarray) -> float:
     flat = offsets - along[:, None] * normal
     if len(offsets) < _MIN_CELLS or np.linalg.norm(flat.mean(0)) > _ONE_SIDED * REACH_MM:
         return 0.0
-    side = np.linalg.svd(normal[None])[2][1:]
-    x, y = (flat @ side.T).T
+    across = np.cross(normal, np.eye(3)[np.argmin(np.abs(normal))])
+    across /= np.linalg.norm(across)
+    x, y = flat @ across, flat @ np.cross(normal, across)
     columns = np.stack([x * x / 2, x * y, y * y / 2, x, y, np.ones(len(x))], 1)
-    a, b, c = np.linalg.lstsq(columns, along, rcond=None)[0][:3]
-    return max(0.0, -float(np.linalg.eigvalsh([[a, b], [b, c]])[1]))
+    columns[:, :3] /= REACH_MM  # columns of like size: the normal equations are safe then
+    columns[:, 5] *= REACH_MM
+    gram = columns.T @ columns
+    gram[np.diag_indices(6)] += 1e-9 * np.trace(gram)
+    a, b, c = np.linalg.solve(gram, columns.T @ along)[:3] / REACH_MM
+    return max(0.0, -float((a + c) / 2 + np.hypot((a - c) / 2, b)))
 
 
 def _cells(vertices: ndarray, faces: ndarray) -> tuple[ndarray, ndarray]:
