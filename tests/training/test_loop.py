@@ -356,6 +356,35 @@ def test_two_killed_processes_with_shares_resume_to_the_same_bytes(tmp_path):
     assert prints[0] == prints[1]
 
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_run_on_a_gpu_resumes(tmp_path):
+    loop = {"device": "cuda", "precision": "bf16-mixed", "workers": 2}
+    wanted = toy.run(toy.config(tmp_path / "whole", **loop), norm=True, dropout=0.2)
+    with pytest.raises(RuntimeError, match="planned"):
+        parts = toy.config(tmp_path / "parts", **loop)
+        toy.run(parts, norm=True, dropout=0.2, on_step=fail_at(3))
+    resumed = toy.run(toy.config(tmp_path / "parts", **loop), norm=True, dropout=0.2)
+    assert_same(resumed, wanted, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.filterwarnings("ignore:.*Synchronization debug mode.*")
+def test_steps_on_a_gpu_never_wait_for_it(tmp_path):
+    def on_step(done):
+        torch.cuda.set_sync_debug_mode("error" if 2 <= done < 8 else "default")
+
+    loop = toy.config(tmp_path, 10, device="cuda", precision="bf16-mixed", workers=1)
+    try:
+        toy.run(replace(loop, log_every=100, save_every=0), on_step=on_step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 class Silent(nn.Module):
     """A criterion without parameters."""
 
