@@ -10,6 +10,8 @@ from fake_renders import make_data
 from lifemask.apps.cli import main
 from lifemask.apps.commands.synth import _Bar
 from lifemask.data.shards import crops_from_shards, read_shards, shard_paths
+from lifemask.data.stream import RenderStream
+from lifemask.data.synthetic import SyntheticConfig, create_generator
 from lifemask.types import REGION_NAMES
 
 SMALL = ("--size", "48", "--shard-size", "2", "--bank-size", "1", "--seed", "900000001")
@@ -96,6 +98,26 @@ def test_workers_do_not_change_a_byte(data, tmp_path, form):
     assert len(first) == (4 if form == "shards" else 11)
     for workers in (1, 2):
         assert {p.name: p.read_bytes() for p in (tmp_path / str(workers)).iterdir()} == first
+
+
+@pytest.mark.slow
+def test_real_faces_stream_alike_from_any_crew_and_match_the_shards(data, folder):
+    config = SyntheticConfig(size=48, shard_size=2, bank_size=1, seed=900_000_001)
+    generator = create_generator(config, data)
+    options = {"lanes": 1, "truth": "maps", "sets": ("mediapipe478",)}
+    with (
+        RenderStream(generator, 2, 0, **options) as here,
+        RenderStream(generator, 2, 1, **options) as there,
+    ):
+        for step in range(3):
+            a, b = here(step), there(step)
+            assert a.keys() == b.keys()
+            assert all(np.array_equal(a[k], b[k], equal_nan=a[k].dtype.kind == "f") for k in a)
+        first = here(0)
+    for k, record in enumerate(list(read_shards(shard_paths(folder)))[:2]):
+        assert np.array_equal(first["image"][k], record.image)
+        assert np.array_equal(first["region"][k], record.maps["region"])
+        assert np.nanmax(np.abs(first["maps/depth_mm"][k] - record.maps["depth_mm"])) < 0.01
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,14 @@ from lifemask.assets import UserError
 from lifemask.data import shards
 from lifemask.data._synthetic_run import RenderJob, run
 from lifemask.data.synthetic import SyntheticConfig
+
+PATIENCE = {
+    "RAY_agent_register_timeout_ms": "600000",
+    "RAY_raylet_start_wait_time_s": "600",
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_health_check_timeout_ms": "600000",
+}
+"""Ray gives a busy machine half a minute to start."""
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -39,12 +48,16 @@ def cluster():
     """A Ray of two CPUs on this machine."""
     ray = pytest.importorskip("ray")
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-        object_store_memory=200 * 2**20, runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )  # fmt: skip
-    yield ray
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, value in PATIENCE.items():
+            patch.setenv(name, value)
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+            object_store_memory=200 * 2**20, runtime_env={"env_vars": {"PYTHONPATH": path}},
+        )  # fmt: skip
+        yield ray
+        ray.shutdown()
 
 
 @pytest.mark.slow
@@ -120,7 +133,7 @@ def test_a_ray_of_our_own_is_started_and_stopped(tmp_path):
         "run(job, 'ray', 1)\n"
         "import ray; assert not ray.is_initialized()\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    environment = {**os.environ, **PATIENCE, "PYTHONPATH": str(TESTS)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=600
     )
