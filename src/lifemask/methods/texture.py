@@ -126,8 +126,11 @@ def _without_hidden(
     """Less confidence where the regions say that something else is in front of the skin."""
     if regions is None:
         return seen
-    clear = clear_share(seen.points[:, :2], regions, layout.prior.scalp)
-    return replace(seen, confidence=seen.confidence * clear)
+    rows = seen.visible.nonzero().squeeze(-1)
+    clear = clear_share(seen.points[rows, :2], regions, layout.prior.scalp[rows])
+    confidence = seen.confidence.clone()
+    confidence[rows] *= clear
+    return replace(seen, confidence=confidence)
 
 
 def _luminance(rows: Tensor) -> Tensor:
