@@ -98,7 +98,7 @@ def test_expressions_couple_both_sides():
     draws = np.stack([random_expression(names, rng) for _ in range(2000)])
     for left, right in (("eyeBlinkLeft", "eyeBlinkRight"), ("mouthSmileLeft", "mouthSmileRight")):
         pair = draws[:, [names.index(left), names.index(right)]]
-        assert np.corrcoef(pair.T)[0, 1] > 0.7
+        assert np.corrcoef(pair[:, 0], pair[:, 1]).min() > 0.7
     assert 0.1 < (draws == 0).all(1).mean() < 0.25
     faces = np.stack([random_face(names, rng).expression for _ in range(500)])
     assert (np.concatenate([draws, faces]) > 0).any(0).all(), "every shape is drawn"

@@ -10,7 +10,6 @@ from lifemask.data import _synthetic_kernels as kernels
 from lifemask.data._synthetic_parts import (
     NOT_DRAWN,
     borrow_texels,
-    default_rig,
     part_materials,
     sphere_corners,
 )
@@ -91,7 +90,7 @@ def test_the_sphere_keeps_triangles_whole(egg):
 
 
 def test_borrowed_colours_come_from_the_same_place_of_the_face():
-    default = default_rig()
+    default = small_generator(load_face_model("lifemask")).rig
     rig = create_rig(egg_model(landmark_set="ict68"))
     borrowed = borrow_texels(rig, default)
     rows, columns = default.texture_shape

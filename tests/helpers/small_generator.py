@@ -1,6 +1,7 @@
 """A generator of labelled faces without files: noise for skins and sky, and a tiny face model."""
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ import torch
 from lifemask.data._synthetic_photo import no_faults
 from lifemask.data._synthetic_props import create_props
 from lifemask.data._synthetic_regions import texel_regions
-from lifemask.data._synthetic_rig import create_rig
+from lifemask.data._synthetic_rig import create_rig, neutral_mean
 from lifemask.data._synthetic_skins import create_masks
 from lifemask.data._synthetic_surroundings import Surroundings, create_environment
 from lifemask.data.synthetic import Generator, SyntheticConfig
@@ -28,12 +29,12 @@ def _prepared(model: FaceModel):
 
 def small_generator(model: FaceModel, **settings) -> Generator:
     """A generator whose skins and sky are noise."""
-    small = {"seed": 3, "size": 64, "bank_size": 2, "shard_size": 4}
+    small: dict[str, Any] = {"seed": 3, "size": 64, "bank_size": 2, "shard_size": 4}
     config = SyntheticConfig(**(small | settings))
     rig, props, masks, regions = _prepared(model)
     rng = np.random.default_rng(0)
     skins = rng.uniform(0.3, 0.9, (2, *rig.texture_shape, 3)).astype(np.float32)
-    skins = (skins + np.roll(skins, 1, 1) + np.roll(skins, 1, 2)) / 3
+    skins = ((skins + np.roll(skins, 1, 1) + np.roll(skins, 1, 2)) / 3).astype(np.float32)
     sky = create_environment(rng.uniform(0.1, 2.0, (24, 48, 3)).astype(np.float32))
     noise = rng.random(1009).astype(np.float32)
     return Generator(config, rig, props, masks, regions, skins, Surroundings((sky,)), noise=noise)
@@ -58,7 +59,7 @@ def egg_model(rows: int = 48, columns: int = 64, landmark_set: str = "ibug68") -
 
     real = load_face_model("lifemask")
     with torch.no_grad():
-        face = real.landmarks(real.mean, "ict68")
+        face = real.landmarks(neutral_mean(real), "ict68")
     polar = torch.linspace(0.02, np.pi - 0.02, rows)[:, None]
     around = torch.arange(columns)[None] / columns * 2 * np.pi
     points = torch.stack(

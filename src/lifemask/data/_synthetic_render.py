@@ -164,7 +164,7 @@ def glazed(scene: Scene, shot: Shot) -> NDArray[np.float32]:
         return shot.linear
     sheen = np.linspace(*lens.sheen, len(shot.cover), dtype=np.float32)[:, None, None]
     glass = np.asarray(lens.colour * (2 - sheen), np.float32)
-    return shot.linear + shot.cover[..., None] * (glass - shot.linear)
+    return np.asarray(shot.linear + shot.cover[..., None] * (glass - shot.linear), np.float32)
 
 
 def key_light(scene: Scene, soup: Soup) -> NDArray[np.float32]:

@@ -214,7 +214,7 @@ def _borrowed_vertices(model: FaceModel, mean: Tensor, partial: str) -> NDArray[
     rotation, scale, shift = similarity(source[known], target)
     jaw = [k for k in range(17) if k not in known]
     points[jaw] = (scale * source[jaw] @ rotation.mT + shift).numpy()
-    return KDTree(mean.numpy()).query(points)[1].astype(np.int64)
+    return np.asarray(KDTree(mean.numpy()).query(points)[1], np.int64)
 
 
 def neutral_mean(model: FaceModel) -> Tensor:
