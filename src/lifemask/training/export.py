@@ -160,6 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--which", choices=("checkpoint", "best"), default="checkpoint")
     parser.add_argument("--name", required=True)
     parser.add_argument("--family", choices=SOURCES, required=True)
     parser.add_argument("--metrics", type=Path, help="json of measured numbers for the card")
@@ -167,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--crops", type=int, default=0, help="crops seen, earlier runs included")
     parser.add_argument("--folder", type=Path, default=Path("src/lifemask/weights"))
     options = parser.parse_args(arguments)
-    state = read_state(options.run / "checkpoint.safetensors")
+    state = read_state(options.run / f"{options.which}.safetensors")
     recipe = state["recipe"]
     config = config_from_dict(recipe["net"])
     measured = json.loads(options.metrics.read_text()) if options.metrics else {}
@@ -185,7 +186,8 @@ def main(arguments: list[str] | None = None) -> None:
         "crops_seen": crops,
         "measured": measured,
     }
-    export_landmarker(averaged_weights(options.run), config, options.folder, options.name, card)
+    weights = averaged_weights(options.run, options.which)
+    export_landmarker(weights, config, options.folder, options.name, card)
 
 
 if __name__ == "__main__":
