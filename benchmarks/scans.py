@@ -30,7 +30,7 @@ from heatmaps import draw_heatmap
 from lifemask.data.scans import INDEX, Scans, load_scans
 from lifemask.evaluation.meshes import load_mesh_predictions
 from lifemask.evaluation.predict_meshes import predict_meshes
-from lifemask.evaluation.scans import lay, score_scans, true_face
+from lifemask.evaluation.scans import lay, outer_faces, score_scans, true_face
 from lifemask.graphics.camera import pinhole_camera, rotation_from_euler_deg
 from lifemask.graphics.lighting import linear_to_srgb, srgb_to_linear, studio_light
 from lifemask.graphics.meshio import read_glb
@@ -98,7 +98,8 @@ def draw_errors(data: Scans, predictions: Path, out: Path) -> None:
         mesh, seven = folder.mesh(name), seven_landmarks(folder, name, "now7")
         if mesh is None or seven is None:
             continue
-        distance = lay(face, mesh, seven, "icp similarity").closest.distance
+        skin = mesh[0], outer_faces(*mesh)
+        distance = lay(face, skin, seven, "icp similarity").closest.distance
         values = np.full(len(face.scan.vertices_mm), np.nan)
         values[face.ids] = distance
         title = f"{name}: {face.weights @ distance:.2f} mm"

@@ -35,19 +35,21 @@ from lifemask.evaluation.synthetic_heads import score_synthetic_heads
 from provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
+SHAPES = tuple(
+    ("shape_mm", {"shape": shape, "region": "face", "align": align, "correspond": "vertex"})
+    for shape in ("expressive", "neutral")
+    for align in ("similarity", "rigid")
+)
 HEADLINE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("rotation_error_deg", {"frame": "own"}),
     ("landmark_error_px", {"points": 68}),
-    ("shape_mm", {"shape": "expressive", "region": "face", "align": "rigid",
-                  "correspond": "vertex"}),
-    ("shape_mm", {"shape": "neutral", "region": "face", "align": "rigid", "correspond": "vertex"}),
+    *SHAPES,
     ("normal_angle_deg", {"shape": "expressive", "align": "rigid"}),
     ("detail_r", {"shape": "expressive", "align": "similarity"}),
     ("albedo_rmse", {"gain": "one per image", "texels": "all"}),
     ("relight_psnr_db", {"of": "prediction"}),
     ("relight_psnr_db", {"of": "photo as albedo"}),
-)  # fmt: skip
-FACE = HEADLINE[2]
+)
 
 
 def headline(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -86,18 +88,22 @@ def run(data: SyntheticHeads, weights: str, work: Path, threads: int) -> dict[st
             data, shuffled(fitted, data.names, work / f"shuffled-{weights}")
         ),
     }
-    face = {name: face_mm(r) for name, r in controls.items()}
+    mean, others = controls.values()
     return result | {
         "controls": {name: headline(r) for name, r in controls.items()},
-        "beats_mean_head": face_mm(result) < face["mean head"],
-        "shuffling_collapses": face["fits of other photos"] >= face["mean head"],
+        "beats_mean_head": verdicts(result, mean),
+        "mean_head_beats_shuffled": verdicts(mean, others),
     }
 
 
-def face_mm(result: dict[str, Any]) -> float:
-    """Shape error of the face that controls are judged by; NaN if there is none."""
-    value = value_of(result, FACE[0], **FACE[1])
-    return float("nan") if value is None else value
+def verdicts(first: dict[str, Any], second: dict[str, Any]) -> dict[str, bool]:
+    """Whether the first has the smaller shape error of the face, by shape and alignment."""
+    out = {}
+    for metric, flags in SHAPES:
+        a, b = (value_of(result, metric, **flags) for result in (first, second))
+        key = f"{flags['shape']} {flags['align']}"
+        out[key] = a is not None and b is not None and a < b
+    return out
 
 
 def draw_errors(data: SyntheticHeads, fitted: Path, out: Path, count: int = 4) -> None:

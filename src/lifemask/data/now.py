@@ -119,7 +119,7 @@ def load_now(folder: str | Path, split: Split | None = None) -> Now:
         )
     names, endings = _read_list(found[1])
     return Now(
-        split=found[0],
+        split=found[0],  # pyright: ignore[reportArgumentType]
         names=names,
         image_paths=_image_paths(_find(places, "iphone_pictures"), names, endings),
         scans=_find(places, "scans"),

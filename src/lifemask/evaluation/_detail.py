@@ -1,4 +1,4 @@
-"""The detail score: do the small forms of two surfaces agree, and are they equally strong?
+"""The detail score: whether the small forms of two surfaces agree, and are equally strong.
 
 `docs/evaluation-meshes.md` has the definition. Displacements along the normals of a smooth base
 are taken of both surfaces; from each its own Gaussian mean (standard deviation 6 mm) is taken away;

@@ -1,12 +1,12 @@
 """The scan protocol: reconstructed heads against real scans, in both directions.
 
 A prediction is laid on the scan's face by seven points, then by closest points (similarity, or
-rigid where the scan's unit is trusted). The face is NoW's ball, in the scan. Scan to mesh:
-area-weighted mean distance of the scan's vertices there to the prediction. Mesh to scan: the same
-for the prediction's vertices in the ball whose normals see the open (inner mouth, teeth and eye
-sockets do not count). Chamfer: the mean of the two. Normal angle: between the scan's vertex
-normals and the prediction's at the closest points. Detail: as in `_detail`, on a base made from
-the scan.
+rigid where the scan's unit is trusted). Only outer skin counts, on both sides: triangles whose
+normals see the open, so no inner mouth, teeth or sockets. The face is NoW's ball, in the scan. Scan
+to mesh: area-weighted mean distance of the scan's vertices there to the prediction. Mesh to scan:
+the same for the prediction's vertices in the ball. Chamfer: the mean of the two. Normal angle:
+between the scan's vertex normals and the prediction's at the closest points. Detail: as in
+`_detail`, on a base made from the scan.
 """
 
 from __future__ import annotations
@@ -45,7 +45,12 @@ from lifemask.graphics.mesh import vertex_areas
 Align = Literal["landmarks similarity", "icp similarity", "icp rigid"]
 ALIGNS: tuple[Align, ...] = ("icp similarity", "icp rigid", "landmarks similarity")
 LANDMARK_SET = "now7"
-OPEN_MM = 40.0  # a vertex whose normal meets its own mesh nearer than this lies inside
+_ESCAPES = 2  # of twelve rays
+_HEMISPHERE = tuple(
+    (np.sqrt(1 - z * z) * np.cos(2.4 * k), np.sqrt(1 - z * z) * np.sin(2.4 * k), z)
+    for k, z in enumerate(np.linspace(0.97, 0.2, 12))
+)
+"""Directions around +z, spread by the golden angle."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class TrueFace:
 
     Attributes:
         scan: all of it.
+        outer: (f, 3) triangles of its outer skin.
         ids: (k,) vertices of the face.
         weights: (k,) share of the face's area.
         normals: (k, 3) unit.
@@ -61,6 +67,7 @@ class TrueFace:
     """
 
     scan: HeadScan
+    outer: Int[ndarray, "f 3"]
     ids: Int[ndarray, "k"]
     weights: Float[ndarray, "k"]
     normals: Float[ndarray, "k 3"]
@@ -78,7 +85,7 @@ class Laid:
     """A prediction laid on a scan.
 
     Attributes:
-        vertices: (v, 3) mm, the scan's frame; faces: (f, 3).
+        vertices: (v, 3) mm, the scan's frame; faces: (f, 3) of its outer skin.
         closest: its nearest points for the vertices of the scan's face.
     """
 
@@ -110,6 +117,7 @@ def score_scans(data: Scans, predictions: MeshPredictions) -> dict[str, Any]:
         if mesh is None or seven is None:
             rows.append({})
             continue
+        skin = mesh[0], outer_faces(*mesh)
         if shown not in faces:
             faces[shown] = true_face(data.scan(shown))
         rows.append(
@@ -117,7 +125,7 @@ def score_scans(data: Scans, predictions: MeshPredictions) -> dict[str, Any]:
                 (metric, how): value
                 for how in ALIGNS
                 for metric, value in errors(
-                    faces[shown], lay(faces[shown], mesh, seven, how)
+                    faces[shown], lay(faces[shown], skin, seven, how)
                 ).items()
             }
         )
@@ -132,16 +140,15 @@ def true_face(scan: HeadScan, factor: float = 0.7) -> TrueFace:
         factor: size of the ball, see `data.now.face_disc`.
     """
     center, radius = face_disc(scan.landmarks7_mm, factor)
-    used = np.zeros(len(scan.vertices_mm), bool)
-    used[scan.faces.reshape(-1)] = True
     near = in_ball(scan.vertices_mm, center, radius, f"scan {scan.name!r}")
-    normals = normals_of(scan.vertices_mm, scan.faces)
-    areas = _areas(scan.vertices_mm, scan.faces)
-    ids = np.flatnonzero(near & used & (areas > 0))
+    outer = outer_faces(scan.vertices_mm, scan.faces)
+    normals = normals_of(scan.vertices_mm, outer)
+    areas = _areas(scan.vertices_mm, outer)
+    ids = np.flatnonzero(near & (areas > 0))
     base = smooth_base(scan.vertices_mm[ids], normals[ids], areas[ids])
     return TrueFace(
-        scan, ids, areas[ids] / areas[ids].sum(), normals[ids], base,
-        displacement(base, SurfaceTree(scan.vertices_mm, scan.faces)),
+        scan, outer, ids, areas[ids] / areas[ids].sum(), normals[ids], base,
+        displacement(base, SurfaceTree(scan.vertices_mm, outer)),
     )  # fmt: skip
 
 
@@ -150,7 +157,7 @@ def lay(face: TrueFace, mesh: Triangles, landmarks7: Float[ndarray, "7 3"], how:
 
     Args:
         face: of the scan.
-        mesh: predicted vertices (v, 3) and faces (f, 3).
+        mesh: predicted vertices (v, 3) and faces (f, 3) of the outer skin, see `outer_faces`.
         landmarks7: the seven points on the prediction.
         how: by landmarks alone, or then by closest points.
     """
@@ -184,25 +191,43 @@ def errors(face: TrueFace, laid: Laid) -> dict[str, float]:
 def open_vertices(
     vertices: Float[ndarray, "v 3"], faces: Int[ndarray, "f 3"]
 ) -> Bool[ndarray, "v"]:
-    """Vertices (v,) whose normal meets no part of the mesh within `OPEN_MM`: the outer skin."""
+    """Vertices (v,) from which at least two of twelve rays around the normal leave the mesh.
+
+    Walls of the mouth, sockets and nostrils, and surfaces inside the head, see other walls only.
+    """
     normals = normals_of(vertices, faces)
     tree = SurfaceTree(vertices, faces)
-    face, distance = surface_hits(tree, vertices + 1e-2 * normals, np.ascontiguousarray(normals))
+    origin = np.ascontiguousarray(vertices + 1e-2 * normals)
+    across = np.cross(normals, np.where(np.abs(normals[:, :1]) < 0.7, [1.0, 0, 0], [0, 1.0, 0]))
+    across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-12)
+    upright = np.cross(normals, across)
+    escaped = np.zeros(len(vertices), int)
+    for x, y, z in _HEMISPHERE:
+        direction = np.ascontiguousarray(x * across + y * upright + z * normals)
+        escaped += surface_hits(tree, origin, direction)[0] < 0
     used = np.zeros(len(vertices), bool)
     used[faces.reshape(-1)] = True
-    return used & ~((face >= 0) & (distance < OPEN_MM))
+    return used & (escaped >= _ESCAPES)
+
+
+def outer_faces(vertices: Float[ndarray, "v 3"], faces: Int[ndarray, "f 3"]) -> Int[ndarray, "g 3"]:
+    """The triangles (g, 3) between open vertices; all of them where that would leave next to none.
+
+    A mesh whose normals look inwards has no open vertices; its distances are still fair.
+    """
+    kept = faces[open_vertices(vertices, faces)[faces].all(axis=1)]
+    return kept if len(kept) > 0.05 * len(faces) else faces
 
 
 def _mesh_to_scan(face: TrueFace, laid: Laid) -> float:
     """Area-weighted mean distance of the prediction's outer face to the scan; NaN without any."""
     center, radius = face_disc(face.scan.landmarks7_mm)
-    near = np.linalg.norm(laid.vertices - center, axis=1) <= radius
-    chosen = near & open_vertices(laid.vertices, laid.faces)
-    if not chosen.any():
+    areas = _areas(laid.vertices, laid.faces)
+    near = (np.linalg.norm(laid.vertices - center, axis=1) <= radius) & (areas > 0)
+    if not near.any():
         return float("nan")
-    areas = _areas(laid.vertices, laid.faces)[chosen]
-    scan = SurfaceTree(face.scan.vertices_mm, face.scan.faces)
-    return float(areas @ scan.closest(laid.vertices[chosen]).distance / areas.sum())
+    scan = SurfaceTree(face.scan.vertices_mm, face.outer)
+    return float(areas[near] @ scan.closest(laid.vertices[near]).distance / areas[near].sum())
 
 
 def _as_aligned(laid: Laid):
