@@ -23,6 +23,7 @@ PATIENCE = {
     "RAY_raylet_start_wait_time_s": "600",
     "RAY_worker_register_timeout_seconds": "600",
     "RAY_health_check_timeout_ms": "600000",
+    "RAY_worker_niceness": "0",
 }
 """Ray gives a busy machine half a minute to start."""
 

@@ -29,7 +29,10 @@ class ShardActor:
     """Writes the shards it is given the numbers of; a UserError travels as text."""
 
     def __init__(self, job: RenderJob) -> None:
+        from lifemask.data.shards import remove_leftovers
+
         self._job, self._error = job, ""
+        remove_leftovers(job.folder)
         try:
             self._generator = job.create(job)
         except UserError as error:

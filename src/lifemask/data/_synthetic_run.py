@@ -146,6 +146,7 @@ def run(
         for entry in _engine(engine)(job, missing, workers, report):
             found[entry["shard"]] = entry
             _save_manifest(job, manifest, found)
+        shards.remove_leftovers(job.folder)  # of workers that died on the way
     return shards.read_manifest(job.folder)
 
 
