@@ -44,10 +44,10 @@ def pipeline_with_the_real_detector(monkeypatch, detector, request):
                 config, detector=detector, landmarker=landmarker, model=landmarker.model
             )
 
-        def refine(self, image, geometry, landmarks):
+        def refine(self, image, geometry, landmarks, regions=None):
             return geometry
 
-        def dress(self, image, geometry):
+        def dress(self, image, geometry, regions=None):
             return None
 
     monkeypatch.setattr("lifemask.pipeline.Pipeline", FakePipeline)

@@ -23,10 +23,10 @@ class FakePipeline(Pipeline):
         landmarker = EggLandmarker()
         super().__init__(config, detector=one_face, landmarker=landmarker, model=landmarker.model)
 
-    def refine(self, image, geometry, landmarks):
+    def refine(self, image, geometry, landmarks, regions=None):
         return geometry
 
-    def dress(self, image, geometry):
+    def dress(self, image, geometry, regions=None):
         skin, cap = textures()
         light = studio_light("soft")
         return (
