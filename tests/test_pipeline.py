@@ -28,7 +28,7 @@ def egg_pipeline(detector=one_face, **options) -> Pipeline:
 def stripes(monkeypatch):
     """The texture stage replaced by stripes."""
 
-    def dress(self, image, geometry):
+    def dress(self, image, geometry, regions=None):
         skin, cap = textures()
         return Appearance(skin, studio_light("soft"), None, {"cap": cap})
 
