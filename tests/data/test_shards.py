@@ -1,11 +1,13 @@
 """Shards: what is read is what was rendered, bytes repeat, unfinished files are never seen."""
 
 import hashlib
+import io
 import json
 import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -149,6 +151,17 @@ def test_values_out_of_range_are_not_cut():
     sample = FakeSample(**{**vars(fake_sample(0)), "maps": {"albedo": albedo, "uv": uv}})
     maps = decode("k", encode(sample, 0)).maps
     assert np.array_equal(maps["albedo"], albedo) and np.array_equal(maps["uv"], uv)
+
+
+def test_maps_are_an_archive_as_others_write_them():
+    data = encode(fake_sample(2), 0)["maps.npz"]
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.testzip() is None
+        assert {i.date_time[0] for i in archive.infolist()} == {1980}
+        assert {i.compress_type for i in archive.infolist()} == {zipfile.ZIP_DEFLATED}
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        assert np.array_equal(arrays["dense"], fake_sample(2).dense)
+        assert arrays["novelty"].dtype == np.float32
 
 
 def test_jpeg_is_close_and_small():

@@ -159,6 +159,7 @@ def test_a_killed_run_leaves_whole_shards_and_no_process(job, tmp_path, monkeypa
     assert files(job.folder) == files(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_arrives_and_leaves_nothing_half(job):
     with pytest.raises(WorkerError, match="no_such_function"):
         run(replace(job, render=render_broken), "local", 1)

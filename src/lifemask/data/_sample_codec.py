@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -267,16 +269,26 @@ def _encode_srgb(linear: NDArray) -> NDArray[np.uint8]:
 
 
 def _npz(arrays: Mapping[str, NDArray]) -> bytes:
-    """An npz whose bytes depend on nothing but the arrays."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        for name, array in arrays.items():
-            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980-01-01
-            entry.create_system, entry.external_attr = 3, 0o644 << 16
-            data = io.BytesIO()
-            np.lib.format.write_array(data, np.ascontiguousarray(array), allow_pickle=False)
-            archive.writestr(entry, data.getvalue(), zipfile.ZIP_DEFLATED, 1)
-    return out.getvalue()
+    """An npz whose bytes depend on nothing but the arrays.
+
+    Written by hand (APPNOTE.TXT 4.3) because zipfile has no run-length deflate, which takes half
+    the time of level 1 and is a tenth larger on these maps.
+    """
+    out, directory = io.BytesIO(), io.BytesIO()
+    for name, array in arrays.items():
+        data = io.BytesIO()
+        np.lib.format.write_array(data, np.ascontiguousarray(array), allow_pickle=False)
+        raw, path = data.getvalue(), f"{name}.npy".encode("ascii")
+        deflate = zlib.compressobj(1, zlib.DEFLATED, -15, 8, zlib.Z_RLE)
+        packed = deflate.compress(raw) + deflate.flush()
+        sizes = zlib.crc32(raw), len(packed), len(raw), len(path), 0
+        entry = struct.pack("<5H3I2H", 20, 0, zipfile.ZIP_DEFLATED, 0, 0x21, *sizes)  # 1980-01-01
+        place = struct.pack("<3H2I", 0, 0, 0, 0o644 << 16, out.tell())
+        directory.write(b"PK\1\2" + struct.pack("<H", 0x0314) + entry + place + path)
+        out.write(b"PK\3\4" + entry + path + packed)
+    listing, count = directory.getvalue(), len(arrays)
+    end = struct.pack("<4H2IH", 0, 0, count, count, len(listing), out.tell(), 0)
+    return out.getvalue() + listing + b"PK\5\6" + end
 
 
 def _read_npz(data: bytes) -> dict[str, NDArray]:
