@@ -1,6 +1,6 @@
 """Draw what the region parser does for a head's texture: photo, regions, head without and with.
 
-    python tools/draw_parser_sheet.py PHOTO... --weights open -o docs/images/parser-texture.png
+    python tools/draw_parser_sheet.py PHOTO... --weights open -o docs/images/parser-texture.jpg
 
 `sample` stands for scikit-image's astronaut; `CACHE:N` for picture N of the first shard of a cache
 of renders, whose own region map is drawn beside the found one.
@@ -78,7 +78,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pipeline = Pipeline(PipelineConfig(weights=given.weights, threads=1))
     rows = [row(pipeline, read(name)) for name in given.photos]
-    Image.fromarray(np.vstack(rows)).save(given.output, optimize=True)
+    Image.fromarray(np.vstack(rows)).save(given.output, quality=90)
 
 
 if __name__ == "__main__":
