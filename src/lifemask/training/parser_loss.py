@@ -19,14 +19,15 @@ class ParserLossConfig:
         cross_entropy: mean over the labelled pixels.
         dice: one minus soft Dice, mean over the classes of the batch.
         balance: exponent b of the class weights `(1 / (c p))^b` in the cross-entropy, p the class's
-            share of the batch's pixels and c the number of classes; 0 weighs pixels alike.
+            share of the batch's pixels and c the number of classes; 0 weighs pixels alike. Weights
+            widen what is rare: with 0.35, eyes and brows came out a quarter too large.
         heaviest: largest class weight.
         smoothing: share of the target given to all classes alike.
     """
 
     cross_entropy: float = 1.0
     dice: float = 1.0
-    balance: float = 0.35
+    balance: float = 0.0
     heaviest: float = 4.0
     smoothing: float = 0.0
 
