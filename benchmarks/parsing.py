@@ -26,9 +26,10 @@ from typing import Any  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from lifemask.data.base import read_cache_header  # noqa: E402
 from lifemask.data.facesynthetics import load_facesynthetics  # noqa: E402
 from lifemask.data.region_augment import NO_REGION_AUGMENTATION, draw_batch  # noqa: E402
-from lifemask.data.regions import RegionSet, load_region_cache, merged, read_header  # noqa: E402
+from lifemask.data.regions import RegionSet, load_region_cache, merged  # noqa: E402
 from lifemask.evaluation.regions import confusion_per_image, score_regions  # noqa: E402
 from lifemask.faces.parsing import Parser, load_parser  # noqa: E402
 from provenance import provenance  # noqa: E402
@@ -40,7 +41,7 @@ def held_out(caches: list[Path], portraits: Path | None, limit: int) -> dict[str
     """The sets no parser was trained on, by name."""
     sets: dict[str, RegionSet] = {}
     for folder in caches:
-        tag = "open" if read_header(folder)["licence"] == "open" else "research"
+        tag = "open" if read_cache_header(folder)["licence"] == "open" else "research"
         name, found = f"renders-{tag}", load_region_cache(folder, slice(0, 1))
         found = found.subset(np.arange(min(limit, len(found))))
         sets[name] = merged(sets[name], found) if name in sets else found

@@ -1,5 +1,7 @@
 """Crop sets: splits keep near-duplicates together, shards and stored sets read back."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,11 @@ from lifemask.data.base import (
     group_duplicates,
     hold_out_last,
     load_crops,
+    read_cache_header,
     read_labels,
     save_crops,
 )
+from lifemask.data.synthetic import HELD_OUT_SEED
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
@@ -71,3 +75,16 @@ def test_stored_sets_read_back(tmp_path):
 def test_missing_labels_are_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"docs/landmarker\.md"):
         read_labels(tmp_path / "labels.npz")
+
+
+def test_renders_of_test_people_are_refused(tmp_path):
+    for seed, refused in ((HELD_OUT_SEED, True), (HELD_OUT_SEED - 1, False)):
+        (tmp_path / "header.json").write_text(json.dumps({"seed": seed}))
+        if refused:
+            with pytest.raises(UserError, match="test people"):
+                read_cache_header(tmp_path)
+        else:
+            assert read_cache_header(tmp_path)["seed"] == seed
+    (tmp_path / "header.json").write_text("{")
+    with pytest.raises(UserError, match="no cache of renders"):
+        read_cache_header(tmp_path)

@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -176,6 +177,25 @@ def read_labels(path: Path) -> dict[str, ndarray]:
         raise UserError(f"cannot read {path}: {error}. See docs/landmarker.md, Data") from error
 
 
+def read_cache_header(folder: Path) -> dict[str, Any]:
+    """`header.json` of a cache of renders that may be trained on.
+
+    Raises:
+        UserError: it is missing or broken, or the cache shows people who are reserved for tests.
+    """
+    from lifemask.data.synthetic import HELD_OUT_SEED
+
+    try:
+        header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is no cache of renders: {error}") from error
+    if int(header.get("seed", 0)) >= HELD_OUT_SEED:
+        raise UserError(
+            f"{folder} holds test people (seeds from {HELD_OUT_SEED}): train on another seed"
+        )
+    return header
+
+
 def load_render_cache(folder: Path, shards: slice = slice(None)) -> CropSet:
     """The complete shards of a folder that `lifemask.data.synthetic` wrote; images are mapped.
 
@@ -184,14 +204,14 @@ def load_render_cache(folder: Path, shards: slice = slice(None)) -> CropSet:
         shards: which of the shards, in name order.
 
     Raises:
-        UserError: no complete shard there.
+        UserError: no complete shard there, or people reserved for tests.
     """
     labels = sorted(folder.glob("labels-*.npz"))[shards]
     if not labels:
         raise UserError(
             f"no complete shard of renders in {folder}: run python -m lifemask.data.synthetic"
         )
-    header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+    header = read_cache_header(folder)
     images, points, visible, rotation = [], [], [], []
     for path in labels:
         arrays = read_labels(path)

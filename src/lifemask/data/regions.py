@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from jaxtyping import Int, UInt8
 from numpy import ndarray
 
 from lifemask.assets import UserError
+from lifemask.data.base import read_cache_header
 from lifemask.types import REGION_NAMES
 
 IGNORE = 255  # pixels without a label: training and scores leave them out
@@ -77,7 +77,7 @@ def load_region_cache(folder: Path, shards: slice = slice(None)) -> RegionSet:
     Raises:
         UserError: no shard with region maps there, or maps of other classes than ours.
     """
-    header = read_header(folder)
+    header = read_cache_header(folder)
     names = [s for s in header.get("shards", []) if "regions" in s][shards]
     if not names:
         raise UserError(
@@ -90,18 +90,6 @@ def load_region_cache(folder: Path, shards: slice = slice(None)) -> RegionSet:
     regions = tuple(_mapped(folder / s["regions"]) for s in names)
     side = float(header["nominal_side_px"]) * SQUARE_EXPAND
     return RegionSet("renders", images, regions, side)
-
-
-def read_header(folder: Path) -> dict:
-    """The header of a render cache.
-
-    Raises:
-        UserError: it is missing or broken.
-    """
-    try:
-        return json.loads((folder / "header.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is no cache of renders: {error}") from error
 
 
 def _mapped(path: Path) -> ndarray:

@@ -28,7 +28,13 @@ from lifemask.data.augment import (
     move_points,
     warp,
 )
-from lifemask.data.base import CropSet, load_crops, load_render_cache, save_crops
+from lifemask.data.base import (
+    CropSet,
+    load_crops,
+    load_render_cache,
+    read_cache_header,
+    save_crops,
+)
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.landmarks import convert, flip_table
 from lifemask.nn.landmark_net import LandmarkNet, unit_from_crop_px
@@ -77,13 +83,11 @@ def load_corpus(
     Raises:
         UserError: data are missing, or renders with photo textures are offered to "open".
     """
-    import json
-
     keep = recipe.held_out_renders
     training: dict[str, list[CropSet]] = {"renders": []}
     held: dict[str, CropSet] = {}
     for folder in caches:
-        licence = json.loads((folder / "header.json").read_text(encoding="utf-8"))["licence"]
+        licence = read_cache_header(folder)["licence"]
         if recipe.family == "open" and licence != "open":
             raise UserError(f"{folder} is {licence!r}; the open family may not train on it")
         tag = "open" if licence == "open" else "research"

@@ -20,9 +20,10 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from lifemask.assets import UserError
+from lifemask.data.base import read_cache_header
 from lifemask.data.facesynthetics import load_facesynthetics
 from lifemask.data.region_augment import NO_REGION_AUGMENTATION, draw_batch
-from lifemask.data.regions import RegionSet, load_region_cache, merged, read_header
+from lifemask.data.regions import RegionSet, load_region_cache, merged
 from lifemask.evaluation.regions import confusion_per_image, intersection_over_union, mean_iou
 from lifemask.nn.unet import UNet
 from lifemask.training.checkpoint import averaged_weights
@@ -66,7 +67,7 @@ def load_corpus(recipe: ParserRecipe, caches: list[Path], portraits: Path | None
     training: dict[str, list[RegionSet]] = {"renders": []}
     held: dict[str, RegionSet] = {}
     for folder in caches:
-        licence = read_header(folder).get("licence")
+        licence = read_cache_header(folder).get("licence")
         if recipe.family == "open" and licence != "open":
             raise UserError(f"{folder} is {licence!r}; the open family may not train on it")
         tag = "open" if licence == "open" else "research"
