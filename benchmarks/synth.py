@@ -121,6 +121,7 @@ def streamed(generator: Any, count: int, workers: int) -> dict[str, Any]:
 def long_run(data: Path, count: int, window: int, path: Path | None, command: str) -> None:
     """Draw and label many images; write windows and slopes as they become known."""
     torch.set_num_threads(1)
+    loaded = provenance(command)  # of the code that runs, whatever is committed meanwhile
     config = SyntheticConfig(shard_size=window)
     generator = set_up(RenderJob(config, Path(), count, data))
     rows: list[dict[str, float]] = []
@@ -136,8 +137,9 @@ def long_run(data: Path, count: int, window: int, path: Path | None, command: st
             }
         )
         result = {
-            "benchmark": "synth-long", "images": images, "checksum": digest.hexdigest()[:16],
-            **slopes(rows), "windows": rows, **provenance(command),
+            "benchmark": "synth-long", "images": images, "planned": count,
+            "checksum": digest.hexdigest()[:16],
+            **slopes(rows), "windows": rows, **loaded,
         }  # fmt: skip
         if path is not None:
             path.write_text(json.dumps(result, indent=1) + "\n")
@@ -187,7 +189,7 @@ def line(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     n, block = len(x), 5
     draws = []
     for _ in range(400):
-        starts = rng.integers(0, max(n - block, 1), -(-n // block))
+        starts = rng.integers(0, max(n - block, 0) + 1, -(-n // block))
         ids = np.unique((starts[:, None] + np.arange(min(block, n))).ravel()[:n])
         draws.append(theil_sen(x[ids], y[ids]))
     low, high = np.nanpercentile(draws, [2.5, 97.5])

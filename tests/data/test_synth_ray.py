@@ -102,7 +102,7 @@ def test_killed_workers_lose_nothing(cluster, job, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_driver_that_is_killed_goes_on_later(cluster, job, tmp_path):
+def test_ray_goes_on_where_the_local_engine_stopped(cluster, job, tmp_path):
     run(replace(job, count=8), "local", 0)
     before = {p: p.stat().st_mtime_ns for p in shards.shard_paths(job.folder)}
     run(job, "ray", 2)
