@@ -94,7 +94,7 @@ def main() -> None:
         rows.append(row)
         print({k: v for k, v in row.items() if k != "sizes"}, flush=True)
     command = f"python benchmarks/parser_nets.py --json {given.json}"
-    result = {"nets": rows, "load": os.getloadavg()[0], "provenance": provenance(command)}
+    result = {"nets": rows, "load": os.getloadavg()[0], **provenance(command)}
     given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

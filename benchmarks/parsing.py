@@ -115,7 +115,7 @@ def main() -> None:
         "ms_per_face": speed,
         "threads": 1,
         "load": round(os.getloadavg()[0], 2),
-        "provenance": provenance(command),
+        **provenance(command),
     }
     given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for name, one in sets.items():

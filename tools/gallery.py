@@ -25,7 +25,7 @@ SIZE_PX = 320
 BACKGROUND = (26, 27, 31)
 
 
-def synthetic_portraits(folder: Path, count: int, seed: int = 11) -> list[np.ndarray]:
+def synthetic_portraits(folder: Path, count: int, seed: int = 14) -> list[np.ndarray]:
     """The first `count` renders (s, s, 3) uint8 of a seed without glasses or occluders."""
     generator = create_generator(SyntheticConfig(seed=seed, size=SIZE_PX, expand=1.5), folder)
     samples = generator.render(range(16 * count))
