@@ -10,6 +10,7 @@ the batch) alone. Killed and started again by the same command, it ends with the
 
 from __future__ import annotations
 
+import atexit
 import copy
 import hashlib
 import logging
@@ -201,6 +202,8 @@ class _Loop:
         self.config, self.step_loss, self.evaluate = config, step_loss, evaluate
         self.fabric = _fabric(config)
         self.fabric.launch()
+        if self.fabric.world_size > 1:
+            atexit.register(leave_group)
         self.rank = self.fabric.global_rank
         if self.fabric.local_rank > 0:
             exit_with_parent()
@@ -343,7 +346,18 @@ class _Loop:
                 plain = value.contiguous()
                 torch.distributed.broadcast(plain, 0)
                 value.copy_(plain)
+            self.fabric.barrier()
         return averaged
+
+
+def leave_group() -> None:
+    """End the process group, if there is one.
+
+    Run at exit: the interpreter would otherwise tear gloo's threads down while they live, which
+    now and then aborts a process whose work is done. Lightning does the same for NCCL only.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class SharedModule(nn.Module):
