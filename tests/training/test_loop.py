@@ -375,14 +375,22 @@ def test_a_run_on_a_gpu_resumes(tmp_path):
 @needs_gpu
 @pytest.mark.filterwarnings("ignore:.*Synchronization debug mode.*")
 def test_steps_on_a_gpu_never_wait_for_it(tmp_path):
+    """In debug mode "error" torch raises where the processor waits for the device."""
+    watched = []
+
     def on_step(done):
         torch.cuda.set_sync_debug_mode("error" if 2 <= done < 8 else "default")
+        watched.append(torch.cuda.get_sync_debug_mode())
 
     loop = toy.config(tmp_path, 10, device="cuda", precision="bf16-mixed", workers=1)
     try:
         toy.run(replace(loop, log_every=100, save_every=0), on_step=on_step)
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            torch.cuda.set_sync_debug_mode("error")
+            torch.ones(1, device="cuda").item()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert len(watched) == 10 and watched.count(2) == 6  # all steps, six of them under watch
 
 
 class Silent(nn.Module):
