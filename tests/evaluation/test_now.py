@@ -13,14 +13,15 @@ from helpers.scan_shapes import landmarks7, lopsided_head, rotation, sphere, wri
 pytest.importorskip("igl")
 
 from lifemask.assets import UserError  # noqa: E402
-from lifemask.data.now import NowScan, load_now  # noqa: E402
+from lifemask.data._scan_files import LandmarkedScan  # noqa: E402
+from lifemask.data.now import load_now  # noqa: E402
 from lifemask.evaluation.meshes import load_mesh_predictions  # noqa: E402
 from lifemask.evaluation.now import VARIANTS, scan_distances, score_now  # noqa: E402
 from lifemask.evaluation.surface import Similarity  # noqa: E402
 
 VERTICES, FACES = lopsided_head()
 SEVEN = landmarks7(VERTICES)
-SCAN = NowScan(VERTICES, FACES, SEVEN)
+SCAN = LandmarkedScan(VERTICES, FACES, SEVEN)
 
 
 def value(result, variant="non-metrical", challenge="all", statistic="mean"):
@@ -62,7 +63,7 @@ def test_a_ball_one_millimetre_too_large_scores_one():
     seven = landmarks7(vertices)
     wide = seven.copy()
     wide[[0, 3]] *= 4.0  # a crop that holds the whole ball, so that the optimum is concentric
-    scan = NowScan(vertices, faces, wide)
+    scan = LandmarkedScan(vertices, faces, wide)
     larger = (vertices * 81.0 / 80.0, faces)
     metrical = scan_distances(scan, larger, wide * 81.0 / 80.0, "metrical")
     assert len(metrical) == len(vertices)

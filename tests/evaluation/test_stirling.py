@@ -12,7 +12,8 @@ from helpers.stirling_files import write_stirling
 
 pytest.importorskip("igl")
 
-from lifemask.data.stirling import StirlingScan, load_stirling  # noqa: E402
+from lifemask.data._scan_files import LandmarkedScan  # noqa: E402
+from lifemask.data.stirling import load_stirling  # noqa: E402
 from lifemask.evaluation.meshes import load_mesh_predictions  # noqa: E402
 from lifemask.evaluation.stirling import (  # noqa: E402
     inner_face,
@@ -23,7 +24,7 @@ from lifemask.evaluation.surface import Similarity  # noqa: E402
 
 VERTICES, FACES = lopsided_head()
 SEVEN = landmarks7(VERTICES)
-SCAN = StirlingScan(VERTICES, FACES, SEVEN)
+SCAN = LandmarkedScan(VERTICES, FACES, SEVEN)
 MOTION = Similarity(0.01, rotation([5, 170, -30]), np.array([1.0, 2.0, 3.0]))
 
 
@@ -35,7 +36,7 @@ def test_any_unit_and_pose_scores_zero():
 
 def test_concentric_balls_differ_by_their_radii():
     vertices, faces = sphere(80.0, 64)
-    scan = StirlingScan(vertices, faces, landmarks7(vertices))
+    scan = LandmarkedScan(vertices, faces, landmarks7(vertices))
     distance = scan_distances(scan, (vertices * 82.0 / 80.0, faces), scan.landmarks7_mm)
     assert distance.mean() == pytest.approx(2.0, abs=0.03)
 

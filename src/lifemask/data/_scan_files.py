@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,22 @@ _FACE = re.compile(r"^f[ \t]+([^#\n]*)", re.MULTILINE)
 _CORNER_REST = re.compile(r"/\S*")
 _POINT = re.compile(r"<point\b[^>]*>")
 _ATTRIBUTE = re.compile(r"""\b([xyz])\s*=\s*["']([^"']*)["']""")
+
+
+@dataclass(frozen=True)
+class LandmarkedScan:
+    """The scan of one person, with the seven points that mesh benchmarks align by.
+
+    Attributes:
+        vertices_mm: (v, 3) mm.
+        faces: (f, 3).
+        landmarks7_mm: (7, 3) mm: outer and inner corner of the person's right eye, inner and outer
+            corner of the left eye, nose bottom, right and left mouth corner.
+    """
+
+    vertices_mm: Float[ndarray, "v 3"]
+    faces: Int[ndarray, "f 3"]
+    landmarks7_mm: Float[ndarray, "7 3"]
 
 
 def read_scan(path: Path) -> tuple[Float[ndarray, "v 3"], Int[ndarray, "f 3"]]:

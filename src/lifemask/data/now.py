@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 
 from lifemask.assets import UserError
-from lifemask.data._scan_files import one_file, read_picked_points, read_scan
+from lifemask.data._scan_files import LandmarkedScan, one_file, read_picked_points, read_scan
 
 DOWNLOAD_PAGE = "https://now.is.tue.mpg.de/download.php"
 CHALLENGES = ("multiview_neutral", "multiview_expressions", "multiview_occlusions", "selfie")
@@ -29,22 +29,6 @@ _LISTS: dict[Split, str] = {
     "validation": "imagepathsvalidation.txt",
     "test": "imagepathstest.txt",
 }
-
-
-@dataclass(frozen=True)
-class NowScan:
-    """The scan of one person.
-
-    Attributes:
-        vertices_mm: (v, 3) mm.
-        faces: (f, 3).
-        landmarks7_mm: (7, 3) mm: outer and inner corner of the person's right eye, inner and outer
-            corner of the left eye, nose bottom, right and left mouth corner.
-    """
-
-    vertices_mm: Float[ndarray, "v 3"]
-    faces: Int[ndarray, "f 3"]
-    landmarks7_mm: Float[ndarray, "7 3"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +63,7 @@ class Now:
         """Challenge of each photo, one of `CHALLENGES`."""
         return tuple(name.split("/")[1] for name in self.names)
 
-    def scan(self, subject: str) -> NowScan:
+    def scan(self, subject: str) -> LandmarkedScan:
         """Read the scan of a person.
 
         Raises:
@@ -92,7 +76,7 @@ class Now:
                 " organisers only"
             )
         vertices, faces = read_scan(one_file(self.scans / subject, ".obj"))
-        return NowScan(
+        return LandmarkedScan(
             vertices, faces, read_picked_points(one_file(self.landmarks / subject, ".pp"), 7)
         )
 

@@ -14,11 +14,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 
 from lifemask.assets import UserError
-from lifemask.data._scan_files import checked_points, read_number_rows, read_scan
+from lifemask.data._scan_files import LandmarkedScan, checked_points, read_number_rows, read_scan
 
 DOWNLOAD_PAGE = "https://pics.stir.ac.uk/ESRC/"
 ANNOTATIONS_PAGE = "https://github.com/patrikhuber/fg2018-competition"
@@ -27,22 +27,6 @@ SCAN_FOLDERS = ("F_3D_N", "M_3D_N")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 _PERSON = re.compile(r"^([fm]\d{4})", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class StirlingScan:
-    """The neutral scan of one person.
-
-    Attributes:
-        vertices_mm: (v, 3) mm.
-        faces: (f, 3).
-        landmarks7_mm: (7, 3) mm: outer and inner corner of the person's right eye, inner and outer
-            corner of the left eye, nose bottom, right and left mouth corner.
-    """
-
-    vertices_mm: Float[ndarray, "v 3"]
-    faces: Int[ndarray, "f 3"]
-    landmarks7_mm: Float[ndarray, "7 3"]
 
 
 @dataclass(frozen=True)
@@ -67,14 +51,14 @@ class Stirling:
         """Number of photos."""
         return len(self.names)
 
-    def scan(self, person: str) -> StirlingScan:
+    def scan(self, person: str) -> LandmarkedScan:
         """Read a person's scan.
 
         Raises:
             UserError: a broken file.
         """
         mesh, points = self.scan_files[person]
-        return StirlingScan(*read_scan(mesh), read_lnd(points))
+        return LandmarkedScan(*read_scan(mesh), read_lnd(points))
 
 
 def load_stirling(folder: str | Path) -> Stirling:

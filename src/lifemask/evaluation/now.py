@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from lifemask.data.now import CHALLENGES, Now, NowScan, face_disc
+from lifemask.data._scan_files import LandmarkedScan
+from lifemask.data.now import CHALLENGES, Now, face_disc
 from lifemask.evaluation._pooled import STATISTICS, cumulative, pooled, pooled_ci95, rounded
 from lifemask.evaluation._seven import seven_landmarks
 from lifemask.evaluation._surface_motion import in_ball, lay_surface
@@ -68,7 +69,7 @@ def score_now(data: Now, predictions: MeshPredictions) -> dict[str, Any]:
 
 
 def scan_distances(
-    scan: NowScan, mesh: Triangles, landmarks7: Float[ndarray, "7 3"], variant: Variant
+    scan: LandmarkedScan, mesh: Triangles, landmarks7: Float[ndarray, "7 3"], variant: Variant
 ) -> Float[ndarray, "k"]:
     """Distances (k,) in mm from the cropped scan's k vertices to the aligned prediction.
 

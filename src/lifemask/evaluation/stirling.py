@@ -18,8 +18,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from lifemask.data._scan_files import LandmarkedScan
 from lifemask.data.now import face_disc
-from lifemask.data.stirling import QUALITIES, Stirling, StirlingScan
+from lifemask.data.stirling import QUALITIES, Stirling
 from lifemask.evaluation._pooled import rounded
 from lifemask.evaluation._seven import seven_landmarks
 from lifemask.evaluation._surface_motion import closest_on_moved, in_ball, lay_surface
@@ -57,7 +58,7 @@ def score_stirling(data: Stirling, predictions: MeshPredictions) -> dict[str, An
     """
     check_names(predictions, data.names)
     columns = {(v, s): np.full(len(data), np.nan) for v in VARIANTS for s in STATISTICS}
-    scans: dict[str, StirlingScan] = {}
+    scans: dict[str, LandmarkedScan] = {}
     for row, (name, person) in enumerate(zip(data.names, data.people, strict=True)):
         mesh = predictions.mesh(name)
         seven = seven_landmarks(predictions, name, LANDMARK_SET) if mesh else None
@@ -73,7 +74,7 @@ def score_stirling(data: Stirling, predictions: MeshPredictions) -> dict[str, An
 
 
 def scan_distances(
-    scan: StirlingScan,
+    scan: LandmarkedScan,
     mesh: Triangles,
     landmarks7: Float[ndarray, "7 3"],
     align: Align = "landmarks",
