@@ -216,6 +216,24 @@ def weights_path(name: str) -> Path:
     return path
 
 
+def network_card(name: str) -> dict[str, Any]:
+    """The "network" entry of a weight file's card: the sizes a network is built from.
+
+    Args:
+        name: e.g. "parser-open".
+
+    Raises:
+        AssetError: the weights are missing or damaged, or the card names no crop size.
+    """
+    path = weights_path(name).with_suffix(".json")
+    try:
+        network = json.loads(path.read_text(encoding="utf-8"))["network"]
+        int(network["size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AssetError(f"weight card {path} is damaged: install lifemask again") from error
+    return network
+
+
 def package_file(asset_name: str) -> Path:
     """Path of the file of an asset that another installed package carries.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from lifemask.assets import AssetError, weights_path
+from lifemask.assets import AssetError, network_card, weights_path
 from lifemask.facemodel.landmarks import flip_table
 from lifemask.faces.crop import Box, crop_square, crop_to_photo, square_box
 from lifemask.types import Crop, Face, Landmarks
@@ -127,16 +126,12 @@ def load_landmarker(
     if weights not in ("open", "research"):
         raise ValueError(f"unknown weights {weights!r}; valid: open, research")
     name = f"landmarker-{weights}"
-    card_path = weights_path(name).with_suffix(".json")
-    try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
-        size = int(card["network"]["size"])
-    except (OSError, ValueError, KeyError) as error:
-        raise AssetError(f"weight card {card_path} is damaged: install lifemask again") from error
+    card = network_card(name)
+    size = int(card["size"])
     if engine == "onnx":
         network: CropNetwork = _OnnxNetwork(f"{name}.onnx", threads)
     elif engine == "torch":
-        network = _TorchNetwork(name, card["network"])
+        network = _TorchNetwork(name, card)
     else:
         raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
     return Landmarker(network, size, weights)

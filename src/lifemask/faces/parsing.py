@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -13,7 +12,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
-from lifemask.assets import AssetError, weights_path
+from lifemask.assets import AssetError, network_card, weights_path
 from lifemask.facemodel.landmarks import convert
 from lifemask.faces.crop import Box, crop_square, square_box
 from lifemask.faces.landmarker import face_square, quarter_turns
@@ -191,16 +190,12 @@ def load_parser(family: Family = "open", engine: Engine = "onnx", threads: int =
     if family not in ("open", "research"):
         raise ValueError(f"unknown family {family!r}; valid: open, research")
     name = f"parser-{family}"
-    card_path = weights_path(name).with_suffix(".json")
-    try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
-        size = int(card["network"]["size"])
-    except (OSError, ValueError, KeyError) as error:
-        raise AssetError(f"weight card {card_path} is damaged: install lifemask again") from error
+    card = network_card(name)
+    size = int(card["size"])
     if engine == "onnx":
         network: RegionNetwork = _OnnxNetwork(f"{name}.onnx", threads)
     elif engine == "torch":
-        network = _TorchNetwork(name, card["network"])
+        network = _TorchNetwork(name, card)
     else:
         raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
     return Parser(network, size, family)
