@@ -139,16 +139,29 @@ def fuse_norms(network: LandmarkNet) -> LandmarkNet:
 
 def compare_engines(network: LandmarkNet, graph: bytes, batches: tuple[int, ...]) -> float:
     """Largest difference in px between torch and onnxruntime over some batch sizes."""
+    return largest_difference(ExportNet(network), network.config.size, graph, batches)
+
+
+def largest_difference(
+    module: nn.Module, size: int, graph: bytes, batches: tuple[int, ...]
+) -> float:
+    """Largest difference of an output between torch and onnxruntime on random crops.
+
+    Args:
+        module: maps crops (b, 3, size, size) in [0, 1] to one output.
+        size: side of the crops.
+        graph: the same network as ONNX, its input named "crops".
+        batches: sizes b to try; an export with a dynamic batch may be right for one only.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     worst = 0.0
     for count in batches:
-        size = network.config.size
         generator = torch.Generator().manual_seed(count)
         crops = torch.rand(count, 3, size, size, generator=generator)
         with torch.no_grad():
-            expected = ExportNet(network)(crops).numpy()
+            expected = module(crops).numpy()
         (found,) = session.run(None, {"crops": crops.numpy()})
         worst = max(worst, float(np.abs(np.asarray(found) - expected).max()))
     return worst

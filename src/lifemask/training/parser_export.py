@@ -16,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,7 +23,7 @@ from torch import Tensor
 from lifemask.assets import sha256
 from lifemask.nn.unet import RegionExport, UNet, UNetConfig, config_from_dict
 from lifemask.training.checkpoint import averaged_weights
-from lifemask.training.export import OPSET, fuse_norms, git_commit
+from lifemask.training.export import OPSET, fuse_norms, git_commit, largest_difference
 from lifemask.types import REGION_NAMES
 
 TOLERANCE = 2e-3  # of a probability, between torch and onnxruntime
@@ -120,19 +119,7 @@ def onnx_bytes(network: UNet) -> bytes:
 
 def compare_engines(network: UNet, graph: bytes, batches: tuple[int, ...]) -> float:
     """Largest difference of a probability between torch and onnxruntime over some batch sizes."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    size = network.config.size
-    worst = 0.0
-    for count in batches:
-        generator = torch.Generator().manual_seed(count)
-        crops = torch.rand(count, 3, size, size, generator=generator)
-        with torch.no_grad():
-            expected = RegionExport(network)(crops).numpy()
-        (found,) = session.run(None, {"crops": crops.numpy()})
-        worst = max(worst, float(np.abs(np.asarray(found) - expected).max()))
-    return worst
+    return largest_difference(RegionExport(network), network.config.size, graph, batches)
 
 
 def main(arguments: list[str] | None = None) -> None:
