@@ -1,0 +1,83 @@
+"""What travels between the data, the network and the losses of 2DASL.
+
+Lengths are half-crops: `(crop px + 0.5) / (size / 2) - 1`, u right, v down, 0 at the crop's centre.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+PoseKind = Literal["rot6d", "affine12"]
+MapKind = Literal["gaussian", "points"]
+MapSource = Literal["detector", "self", "none"]
+
+
+@dataclass(frozen=True)
+class MapPoints:
+    """The Map-18 points that are drawn into the input map.
+
+    Attributes:
+        points: (*b, 18, 2) half-crops, convention "map18".
+        drawn: (*b, 18) which of them; none gives the empty map.
+    """
+
+    points: Float[Tensor, "*b 18 2"]
+    drawn: Bool[Tensor, "*b 18"]
+
+
+@dataclass(frozen=True)
+class HeadLabels:
+    """True coefficients under a scaled orthographic camera,
+    `u = s (R X)_x + t_u`, `v = -s (R X)_y + t_v` with X in units of 100 mm.
+
+    Attributes:
+        rotation: (*b, 3, 3) model frame to camera frame.
+        scale: (*b,) half-crops per 100 mm.
+        shift: (*b, 2) half-crops: where the model's origin lies in the crop.
+        identity: (*b, i).
+        expression: (*b, e).
+    """
+
+    rotation: Float[Tensor, "*b 3 3"]
+    scale: Float[Tensor, "*b"]
+    shift: Float[Tensor, "*b 2"]
+    identity: Float[Tensor, "*b i"]
+    expression: Float[Tensor, "*b e"]
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """Targets of the part of a batch that comes from one source.
+
+    Attributes:
+        source: "renders", "aflw21" or "ytf68".
+        rows: which rows of the batch, a contiguous range.
+        points: (r, k, 2 or 3) half-crops in the source's landmark set; w of renders is nearness.
+        visible: (r, k) labelled points; all of a render's.
+        labels: coefficients of renders; None for real photos.
+    """
+
+    source: str
+    rows: slice
+    points: Float[Tensor, "r k d"]
+    visible: Bool[Tensor, "r k"]
+    labels: HeadLabels | None = None
+
+
+@dataclass(frozen=True)
+class DaslBatch:
+    """A batch of 2DASL.
+
+    Attributes:
+        crops: (b, 3, s, s) sRGB in [0, 1], channels last in memory.
+        map: what is drawn into the first pass's map, noise included.
+        targets: one entry per source; together they cover all rows.
+    """
+
+    crops: Float[Tensor, "b 3 s s"]
+    map: MapPoints
+    targets: list[SourceRows]
