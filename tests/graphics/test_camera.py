@@ -77,6 +77,29 @@ def test_crop_follows_the_stated_map_and_returns_exactly(index: int) -> None:
         assert torch.allclose(getattr(back, name), getattr(camera, name), atol=1e-10), name
 
 
+@pytest.mark.parametrize("turns", range(-1, 5))
+@pytest.mark.parametrize("index", (0, 1))
+def test_a_turned_picture_shows_the_same_head(index: int, turns: int) -> None:
+    """Every point is seen at the pixel that `rot90` took it from, and nearness does not change."""
+    size, points, camera = 160, _points(), _cameras()[index]
+    there = cam.project(points, cam.camera_turned_back(camera, turns, size))
+    ids = torch.arange(size * size).reshape(size, size)
+    turned = ids.rot90(turns)
+    here = cam.project(points, camera)
+    # A picture of its own pixels' places, looked up with the affine map of three of its corners.
+    corner, right, down = (int(turned[v, u]) for v, u in ((0, 0), (0, 1), (1, 0)))
+    place = torch.tensor([(i % size, i // size) for i in (corner, right, down)]).double()
+    expected = (
+        place[0] + here[..., :1] * (place[1] - place[0]) + here[..., 1:2] * (place[2] - place[0])
+    )
+    torch.testing.assert_close(there[..., :2], expected)
+    torch.testing.assert_close(there[..., 2], here[..., 2])
+    torch.testing.assert_close(
+        torch.linalg.det(cam.camera_turned_back(camera, turns, size).rotation),
+        torch.ones(3, dtype=torch.float64),
+    )
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_supersampled_pixels_average_to_the_pixel_centre(index: int) -> None:
     camera, points = _cameras()[index], _points()

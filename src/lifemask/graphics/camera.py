@@ -170,6 +170,31 @@ def supersampled_camera(camera: Camera, factor: int) -> Camera:
     return _rescale(camera, zoom, (zoom.unsqueeze(-1) - 1) / 2)
 
 
+def camera_turned_back(camera: Camera, turns: int, size: int) -> Camera:
+    """The camera of a square picture, from its camera after the picture was turned.
+
+    A point that `camera` sees at (u, v) of `image.rot90(turns)`, counter-clockwise, is seen by the
+    result at the same content of `image`: (size - 1 - v, u) per quarter turn.
+
+    Args:
+        camera: camera to px of the turned picture, of either model.
+        turns: counter-clockwise quarter turns that were made, any integer.
+        size: side of the picture in px.
+    """
+    turn = camera.rotation.new_tensor([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    last = size - 1
+    for _ in range(turns % 4):
+        rotation = turn @ camera.rotation
+        shift, center = camera.translation, camera.center
+        if camera.model == "orthographic":
+            shift = torch.stack((last - shift[..., 1], shift[..., 0], shift[..., 2]), -1)
+        else:
+            shift = shift @ turn.mT
+            center = torch.stack((last - center[..., 1], center[..., 0]), -1)
+        camera = Camera(camera.model, rotation, shift, camera.scale, center)
+    return camera
+
+
 def _like(value: Tensor | float | tuple[float, ...], reference: Tensor) -> Tensor:
     """The value as a tensor, without a detour through float32."""
     return torch.as_tensor(value, dtype=reference.dtype, device=reference.device)
