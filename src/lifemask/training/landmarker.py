@@ -19,7 +19,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
-from lifemask.assets import UserError, weights_path
+from lifemask.assets import weights_path
 from lifemask.data.augment import (
     NO_AUGMENTATION,
     AugmentConfig,
@@ -28,18 +28,13 @@ from lifemask.data.augment import (
     move_points,
     warp,
 )
-from lifemask.data.base import (
-    CropSet,
-    load_crops,
-    load_render_cache,
-    read_cache_header,
-    save_crops,
-)
+from lifemask.data.base import CropSet, load_render_cache
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.landmarks import convert, flip_table
 from lifemask.nn.landmark_net import LandmarkNet, unit_from_crop_px
 from lifemask.nn.parametric import LandmarkModel, landmark_model
 from lifemask.training.checkpoint import averaged_weights
+from lifemask.training.crop_sources import REAL_SETS, real_crops, renders_tag
 from lifemask.training.landmark_loss import LandmarkLoss, SourceBatch
 from lifemask.training.loop import LoopConfig, train
 from lifemask.training.recipes import LANDMARKER, LandmarkerRecipe
@@ -87,33 +82,14 @@ def load_corpus(
     training: dict[str, list[CropSet]] = {"renders": []}
     held: dict[str, CropSet] = {}
     for folder in caches:
-        licence = read_cache_header(folder)["licence"]
-        if recipe.family == "open" and licence != "open":
-            raise UserError(f"{folder} is {licence!r}; the open family may not train on it")
-        tag = "open" if licence == "open" else "research"
+        tag = renders_tag(folder, recipe.family)
         training["renders"].append(load_render_cache(folder, slice(keep, None)))
         held[f"renders-{tag}"] = load_render_cache(folder, slice(0, max(keep, 1)))
     if recipe.family == "research":
-        for name in ("aflw21", "ytf68"):
-            training_set, held[name] = _real_crops(name, data, prepared)
+        for name in REAL_SETS:
+            training_set, held[name] = real_crops(name, data, prepared)
             training[name] = [training_set]
     return Corpus(training, held)
-
-
-def _real_crops(name: str, data: Path | None, prepared: Path | None) -> tuple[CropSet, CropSet]:
-    """Training and held-out crops of a data set, from `prepared` if they are there."""
-    from lifemask.data.aflw21 import load_aflw21
-    from lifemask.data.ytf68 import load_ytf68
-
-    places = [prepared / f"{name}-{part}" for part in ("training", "held-out")] if prepared else []
-    if places and all((place / "labels.npz").is_file() for place in places):
-        return load_crops(places[0]), load_crops(places[1])
-    if data is None:
-        raise UserError("the research family needs --data with aflw21 and ytf68")
-    sets = {"aflw21": load_aflw21, "ytf68": load_ytf68}[name](data / name)
-    for place, crops in zip(places, sets, strict=False):
-        save_crops(crops, place)
-    return sets
 
 
 class BatchMaker:
@@ -219,28 +195,47 @@ def evaluate(network: LandmarkNet, held_out: dict[str, CropSet]) -> dict[str, fl
     """
     metrics: dict[str, float] = {}
     for name, crops in held_out.items():
-        found, wanted = predict(network, crops)
-        if crops.convention == CONVENTION:
-            errors = np.linalg.norm(found[..., :2] - wanted[..., :2], axis=-1)
-            box = wanted[:, 68:136, :2]
-            size = np.sqrt(np.prod(box.max(1) - box.min(1), axis=-1))[:, None]
-            percent = 100 * errors / size
-            by_face = percent[:, 68:136].mean(1)
-            bins = np.digitize(np.abs(crops.yaw_deg), (30, 60))
-            means = [by_face[bins == b].mean() for b in range(3) if (bins == b).any()]
-            metrics |= {f"{name}_bin{b}": float(m) for b, m in enumerate(means)}
-            metrics[f"{name}"] = float(np.mean(means))
-            metrics[f"{name}_all"] = float(percent.mean())
-            depth = wanted[..., 2] - wanted[..., 2].mean(1, keepdims=True)
-            apart = np.abs(found[..., 2] - found[..., 2].mean(1, keepdims=True) - depth)
-            metrics[f"{name}_depth"] = float((100 * apart / size).mean())
-        else:
-            metrics[name] = _real_error(found, wanted, crops)
+        metrics |= crop_errors(name, *predict(network, crops), crops)
+    return metrics
+
+
+def crop_errors(
+    name: str,
+    found: ndarray,
+    wanted: ndarray,
+    crops: CropSet,
+    scored: slice = slice(68, 136),
+) -> dict[str, float]:
+    """The metrics of `evaluate` for one set.
+
+    Args:
+        name: of the set, prefix of the metrics.
+        found: (n, k, 3) predicted landmarks in half-crops.
+        wanted: (n, m, 2 or 3) labels in half-crops; for renders in the same set.
+        crops: whose labels they are.
+        scored: the 68 points among the predicted ones that benchmarks score.
+    """
+    if crops.name != "renders":
+        return {name: _real_error(found[:, scored], wanted, crops)}
+    metrics: dict[str, float] = {}
+    errors = np.linalg.norm(found[..., :2] - wanted[..., :2], axis=-1)
+    box = wanted[:, scored, :2]
+    size = np.sqrt(np.prod(box.max(1) - box.min(1), axis=-1))[:, None]
+    percent = 100 * errors / size
+    by_face = percent[:, scored].mean(1)
+    bins = np.digitize(np.abs(crops.yaw_deg), (30, 60))
+    means = [by_face[bins == b].mean() for b in range(3) if (bins == b).any()]
+    metrics |= {f"{name}_bin{b}": float(m) for b, m in enumerate(means)}
+    metrics[f"{name}"] = float(np.mean(means))
+    metrics[f"{name}_all"] = float(percent.mean())
+    depth = wanted[..., 2] - wanted[..., 2].mean(1, keepdims=True)
+    apart = np.abs(found[..., 2] - found[..., 2].mean(1, keepdims=True) - depth)
+    metrics[f"{name}_depth"] = float((100 * apart / size).mean())
     return metrics
 
 
 def _real_error(found: ndarray, wanted: ndarray, crops: CropSet) -> float:
-    points = torch.from_numpy(found[:, 68:136, :2])
+    points = torch.from_numpy(found[..., :2])
     used = crops.visible.copy()
     if crops.convention == "aflw21":
         points = convert(points, "ibug68-3d-bfm", "aflw21")
