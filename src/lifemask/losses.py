@@ -40,3 +40,11 @@ def gaussian_prior(coefficients: Float[Tensor, "*b k"]) -> Float[Tensor, "*b"]:
 def outside_unit_interval(values: Float[Tensor, "*b k"]) -> Float[Tensor, "*b"]:
     """Mean of the distance to [0, 1], the range of expression coefficients."""
     return (torch.relu(-values) + torch.relu(values - 1)).mean(-1)
+
+
+def huber(distances: Float[Tensor, "*b n"], delta: float) -> Float[Tensor, "*b n"]:
+    """Huber's function of distances >= 0: `d^2 / (2 delta)` up to delta, `d - delta / 2` beyond.
+
+    Of slope 1 beyond delta, in the distance's own unit (Huber 1964, divided by delta).
+    """
+    return torch.where(distances < delta, distances.square() / (2 * delta), distances - delta / 2)

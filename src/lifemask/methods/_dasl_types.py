@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 PoseKind = Literal["rot6d", "affine12"]
-MapKind = Literal["gaussian", "points"]
 MapSource = Literal["detector", "self", "none"]
 
 

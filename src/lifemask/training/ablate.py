@@ -161,7 +161,7 @@ def _finished(cell: Cell, recipe: Any) -> dict[str, Any] | None:
 
 def _settle(plan: Plan, cell: Cell, recipe: Any, error: str) -> dict[str, Any]:
     """Store the result of a run that ended; a failed one is told, not stored."""
-    metrics = None if error else final_metrics(cell.folder, recipe.optim.steps)
+    metrics = None if error else final_metrics(cell.folder, plan.trainable.last_steps(recipe))
     if metrics is None:
         logger.warning("%s, seed %d failed: %s", cell.part, cell.seed, error or "no metrics")
         return {"error": error or "no metrics"}

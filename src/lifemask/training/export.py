@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -143,15 +145,20 @@ def compare_engines(network: LandmarkNet, graph: bytes, batches: tuple[int, ...]
 
 
 def largest_difference(
-    module: nn.Module, size: int, graph: bytes, batches: tuple[int, ...]
+    module: nn.Module,
+    size: int,
+    graph: bytes,
+    batches: tuple[int, ...],
+    inputs: Mapping[str, int] = MappingProxyType({"crops": 3}),
 ) -> float:
     """Largest difference of an output between torch and onnxruntime on random crops.
 
     Args:
-        module: maps crops (b, 3, size, size) in [0, 1] to one output.
+        module: maps its inputs (b, channels, size, size) in [0, 1] to one output.
         size: side of the crops.
-        graph: the same network as ONNX, its input named "crops".
+        graph: the same network as ONNX.
         batches: sizes b to try; an export with a dynamic batch may be right for one only.
+        inputs: channels of each input by its name, in the module's order.
     """
     import onnxruntime
 
@@ -159,10 +166,13 @@ def largest_difference(
     worst = 0.0
     for count in batches:
         generator = torch.Generator().manual_seed(count)
-        crops = torch.rand(count, 3, size, size, generator=generator)
+        given = {
+            name: torch.rand(count, channels, size, size, generator=generator)
+            for name, channels in inputs.items()
+        }
         with torch.no_grad():
-            expected = module(crops).numpy()
-        (found,) = session.run(None, {"crops": crops.numpy()})
+            expected = module(*given.values()).numpy()
+        (found,) = session.run(None, {name: x.numpy() for name, x in given.items()})
         worst = max(worst, float(np.abs(np.asarray(found) - expected).max()))
     return worst
 

@@ -56,6 +56,7 @@ class Trainable:
         run: (recipe, options, loop settings) -> trains.
         shorten: (recipe, fraction) -> the recipe with all its schedules shortened alike.
         switches: what an ablation takes away.
+        last_steps: steps at which a run of a recipe has ended.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Trainable:
     run: Callable[[Any, argparse.Namespace, LoopConfig], Any]
     shorten: Callable[[Any, float], Any]
     switches: tuple[Switch, ...] = ()
+    last_steps: Callable[[Any], int] = lambda recipe: recipe.optim.steps
 
 
 def load_trainable(name: str) -> Trainable:

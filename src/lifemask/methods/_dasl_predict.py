@@ -1,0 +1,326 @@
+"""2DASL at run time: photo and face to the head model's `Geometry`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from lifemask.assets import AssetError, UserError, network_card, weights_path
+from lifemask.facemodel import load_face_model
+from lifemask.facemodel.base import FaceModel
+from lifemask.facemodel.landmarks import convert
+from lifemask.faces.crop import Box, crop_square, photo_to_crop, square_box
+from lifemask.faces.landmarker import face_square, quarter_turns, turned_back
+from lifemask.graphics.camera import camera_from_crop, project
+from lifemask.graphics.pose import affine_camera, procrustes_camera
+from lifemask.methods._dasl_head import CoefficientHead
+from lifemask.methods._dasl_types import HeadLabels, MapPoints, MapSource
+from lifemask.methods.dasl import DaslConfig, DaslNet, ExportNet, config_from_dict, create_dasl
+from lifemask.nn.landmark_map import draw_map, facing, map18_normals
+from lifemask.nn.parametric import LENGTH_MM
+from lifemask.types import Camera, Crop, Face, Geometry, Landmarks, ModelParams
+
+Engine = Literal["onnx", "torch"]
+
+
+@dataclass(frozen=True)
+class DaslPredictConfig:
+    """How the network is asked.
+
+    Attributes:
+        landmarks: where the input map comes from. "detector": the landmarks handed in, as
+            published; "self": the empty map first, then `repeats` times the network's own points;
+            "none": the empty map alone.
+        repeats: passes with the network's own map after the first, with "self".
+        passes: crops; from the second on the square comes from the head of the pass before. None:
+            2 for a detected face without landmarks, 1 otherwise.
+    """
+
+    landmarks: MapSource = "self"
+    repeats: int = 3
+    passes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the choices.
+
+        Raises:
+            ValueError: an unknown source, or numbers that make no sense.
+        """
+        if self.landmarks not in ("detector", "self", "none"):
+            raise ValueError(f"unknown map source {self.landmarks!r}; valid: detector, self, none")
+        if self.repeats < 0 or (self.passes is not None and self.passes < 1):
+            raise ValueError("repeats must be at least 0 and passes at least 1")
+
+
+class CoefficientNetwork(Protocol):
+    """Crops and maps to raw coefficients, whatever runs the network."""
+
+    def __call__(
+        self, crops: Float[ndarray, "b 3 s s"], maps: Float[ndarray, "b 1 s s"]
+    ) -> Float[ndarray, "b d"]:
+        """Coefficients of float32 crops in [0, 1] and maps in [-1, 1]."""
+        ...
+
+
+class DaslPredictor:
+    """Regresses the head of a face in a photo; made by `load_dasl`.
+
+    Attributes:
+        config: sizes and inputs of the network.
+        head: the meaning of its coefficients.
+        model: the face model.
+        tag: licence tag of the weights, "open" or "research".
+    """
+
+    def __init__(
+        self,
+        network: CoefficientNetwork,
+        config: DaslConfig,
+        head: CoefficientHead,
+        model: FaceModel,
+        tag: str,
+    ) -> None:
+        self._network = network
+        self.config = config
+        self.head = head
+        self.model = model
+        self.tag = tag
+
+    def __call__(
+        self,
+        image: UInt8[ndarray, "h w 3"],
+        face: Face | Box,
+        landmarks: Landmarks | None = None,
+        config: DaslPredictConfig | None = None,
+    ) -> Geometry:
+        """Head and orthographic camera of one face, in photo px, on the CPU.
+
+        Args:
+            image: photo, (H, W, 3) uint8 RGB.
+            face: a detected face, or the landmark square itself as a box in photo px
+                (`faces.crop.square_box`). A face that lies on its side, by its five points, is
+                turned upright by quarter turns first.
+            landmarks: of this face, in a set that "map18" follows from. They are drawn into the
+                map if `config.landmarks` is "detector", and place the crop of a detected face.
+            config: how to ask; None for the defaults.
+
+        Raises:
+            UserError: the map source is "detector" without usable landmarks.
+        """
+        config = config or DaslPredictConfig()
+        given = None if landmarks is None else self._scored(landmarks)
+        if config.landmarks == "detector" and given is None:
+            raise UserError("the map source 'detector' needs landmarks; use 'self' or 'none'")
+        turns = 0
+        if isinstance(face, Face):
+            turns = quarter_turns(face.points5) if face.points5 is not None else 0
+            square = face_square(face.box, turns) if given is None else square_box(given)
+        else:
+            square = (((face[0] + face[2]) / 2, (face[1] + face[3]) / 2), max(
+                face[2] - face[0], face[3] - face[1]))  # fmt: skip
+        guess = isinstance(face, Face) and given is None
+        for _ in range(config.passes or (2 if guess else 1)):
+            crop = crop_square(image, *square, self.config.size)
+            labels = self._predict_crop(crop, turns, given, config)
+            geometry = self._geometry(labels, crop, turns)
+            square = square_box(self._scored_points(geometry))
+        return geometry
+
+    def predict_crops(
+        self, crops: Float[Tensor, "b 3 s s"], given: MapPoints | None = None, repeats: int = 0
+    ) -> HeadLabels:
+        """Coefficients of landmark squares in [0, 1]; lengths in half-crops, see `HeadLabels`.
+
+        Args:
+            crops: (b, 3, size, size) upright faces.
+            given: points for the first map; None for the empty map.
+            repeats: further passes, each with the map of the one before.
+        """
+        count = len(crops)
+        if given is None:
+            empty = torch.zeros(count, 18, dtype=torch.bool)
+            given = MapPoints(torch.zeros(count, 18, 2), empty)
+        pixels = np.ascontiguousarray(crops.cpu().float().numpy())
+        raw = self._ask(pixels, given.points, given.drawn)
+        for _ in range(repeats):
+            posed = self.head(self.head.whitened(raw))
+            raw = self._ask(pixels, *self.head.own_map(posed))
+        return self.head.unpack(raw)
+
+    def _ask(self, pixels: ndarray, points: Tensor, drawn: Tensor) -> Tensor:
+        config = self.config
+        maps = draw_map(points.float(), drawn, config.size, config.map, config.sigma_px)
+        return torch.from_numpy(self._network(pixels, maps.numpy()))
+
+    def _predict_crop(
+        self, crop: Crop, turns: int, given: Tensor | None, config: DaslPredictConfig
+    ) -> HeadLabels:
+        upright = crop.image.rot90(turns, (1, 2))[None]
+        if config.landmarks != "detector":
+            return self.predict_crops(
+                upright, repeats=config.repeats if config.landmarks == "self" else 0
+            )
+        assert given is not None
+        points = turned_back(photo_to_crop(given, crop), -turns % 4, crop.size)
+        return self.predict_crops(upright, self.map_points(points[None], crop.size))
+
+    def map_points(self, points68: Float[Tensor, "b 68 d"], size: int) -> MapPoints:
+        """Map-18 points of landmarks in crop px, those that face the camera drawn."""
+        return map_points(points68, size, self.head, self.model)
+
+    def _scored(self, landmarks: Landmarks) -> Tensor | None:
+        """The 68 points that the map and the crop are made from, None where they do not follow."""
+        points = landmarks.points.detach().cpu().float()
+        for name in (self.head.scored, *self.head.sets68):
+            try:
+                return convert(points, landmarks.convention, name)
+            except (KeyError, ValueError):
+                continue
+        return points if landmarks.convention.startswith("ibug68") else None
+
+    def _geometry(self, labels: HeadLabels, crop: Crop, turns: int) -> Geometry:
+        camera = camera_from_crop(
+            turned_camera(crop_camera(labels, crop.size), turns, crop.size),
+            crop.center_px,
+            crop.side_px,
+            crop.size,
+        )
+        model = self.model
+        expression = _within_range(labels.expression[0], model)
+        with torch.no_grad():
+            vertices = model(labels.identity[0], expression)
+        has68 = "ict68" in model.landmark_embeddings
+        return Geometry(
+            vertices_mm=vertices,
+            faces=model.topology.faces,
+            camera=camera,
+            model=model.name,
+            params=ModelParams(labels.identity[0], expression),
+            landmarks68_mm=model.landmarks(vertices, "ict68") if has68 else None,
+        )
+
+    def _scored_points(self, geometry: Geometry) -> Tensor:
+        points = self.model.landmarks(geometry.vertices_mm, self.head.scored)
+        return project(points, geometry.camera)
+
+
+def map_points(
+    points68: Float[Tensor, "b 68 d"], size: int, head: CoefficientHead, model: FaceModel
+) -> MapPoints:
+    """Map-18 points of 68 landmarks (u, v) or (u, v, w) in crop px; those that face the camera.
+
+    Which ones do is told by the pose that carries the mean head to the landmarks.
+    """
+    del model
+    mean = head.get_buffer("mean")[head.sets68[head.scored]] * LENGTH_MM
+    mean = mean.expand(len(points68), -1, -1)
+    has_depth = points68.shape[-1] == 3 and bool(points68.isfinite().all())
+    camera = (
+        procrustes_camera(mean, points68) if has_depth else affine_camera(mean, points68[..., :2])
+    )
+    half = size / 2
+    points = head.get_buffer("to_map18") @ ((points68[..., :2] + 0.5) / half - 1)
+    return MapPoints(points, facing(camera.rotation, head.get_buffer("normals18")))
+
+
+def crop_camera(labels: HeadLabels, size: int) -> Camera:
+    """Orthographic camera to crop px of the first of some labels."""
+    half = size / 2
+    shift = (labels.shift[0] + 1) * half - 0.5
+    zero = shift.new_zeros(1)
+    return Camera(
+        "orthographic",
+        labels.rotation[0],
+        torch.cat((shift, zero)),
+        labels.scale[0] * half / LENGTH_MM,
+        shift.new_zeros(2),
+    )
+
+
+def turned_camera(camera: Camera, turns: int, size: int) -> Camera:
+    """The camera of a crop before it was turned by `rot90(turns)`."""
+    quarter = camera.rotation.new_tensor([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    rotation = torch.linalg.matrix_power(quarter, turns % 4) @ camera.rotation
+    place = turned_back(camera.translation[None], turns, size)[0]
+    return Camera(camera.model, rotation, place, camera.scale, camera.center)
+
+
+def _within_range(expression: Tensor, model: FaceModel) -> Tensor:
+    if model.expression_range is None:
+        return expression.clamp(0, 1)
+    low, high = expression.new_tensor(model.expression_range).T
+    return torch.minimum(torch.maximum(expression, low), high)
+
+
+def load_dasl(
+    weights: Literal["open", "research"] = "open", engine: Engine = "onnx", threads: int = 1
+) -> DaslPredictor:
+    """The shipped network.
+
+    Args:
+        weights: "open" was trained on synthetic heads only; "research" also on photos whose terms
+            allow research only.
+        engine: "onnx" (onnxruntime) or "torch".
+        threads: of the engine; 0 lets it choose.
+
+    Raises:
+        AssetError: the weights are missing or damaged.
+        ValueError: an unknown family or engine.
+    """
+    from safetensors.torch import load_file
+
+    if weights not in ("open", "research"):
+        raise ValueError(f"unknown weights {weights!r}; valid: open, research")
+    if engine not in ("onnx", "torch"):
+        raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
+    name = f"dasl-{weights}"
+    card = network_card(name)
+    config = config_from_dict(card)
+    model = load_face_model()
+    path = weights_path(name)
+    network = create_dasl(config, model)
+    try:
+        network.load_state_dict(load_file(path))
+    except Exception as error:  # a broken header raises a class of its own
+        raise AssetError(f"weight file {path} is damaged: install lifemask again") from error
+    head = network.head
+    run = _Torch(network) if engine == "torch" else _Onnx(f"{name}.onnx", threads)
+    return DaslPredictor(run, config, head, model, weights)
+
+
+class _Onnx:
+    """The exported graph through onnxruntime."""
+
+    def __init__(self, file_name: str, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        path = weights_path(file_name)
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                path.read_bytes(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises classes of its own
+            raise AssetError(f"weight file {path} is damaged: install lifemask again") from error
+
+    def __call__(self, crops: ndarray, maps: ndarray) -> ndarray:
+        return self._session.run(None, {"crops": crops, "map": maps})[0]
+
+
+class _Torch:
+    """The network in torch, from its safetensors."""
+
+    def __init__(self, network: DaslNet) -> None:
+        self._network = ExportNet(network).eval()
+
+    def __call__(self, crops: ndarray, maps: ndarray) -> ndarray:
+        with torch.inference_mode():
+            return self._network(torch.from_numpy(crops), torch.from_numpy(maps)).numpy()

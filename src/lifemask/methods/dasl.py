@@ -1,0 +1,152 @@
+"""2DASL: a network regresses face-model coefficients; 2D faces in the wild teach it.
+
+     I ----------+--> [4-ch CNN] --> p --> S(p) --> X3d --project--> Y2d --draw--> map'
+     map(X2d) ---+        |shared weights                               |
+     I -------------------+------------------- [4-ch CNN] <-------------+
+                                                   `--> p^ --> X^3d --> X^2d
+
+Tu et al., "3D face reconstruction from a single image assisted by 2D face images in the wild",
+IEEE TMM 2020 (arXiv 1903.09359). What we reproduce and what differs: docs/methods/dasl.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from lifemask.facemodel.base import FaceModel
+from lifemask.methods._dasl_head import CoefficientHead, Posed
+from lifemask.methods._dasl_types import PoseKind
+from lifemask.nn.backbones import BackboneName, create_backbone
+from lifemask.nn.landmark_map import MapKind, draw_map
+
+__all__ = ["DaslConfig", "DaslNet", "DaslOutput", "config_from_dict", "create_dasl"]
+
+
+@dataclass(frozen=True)
+class DaslConfig:
+    """Sizes and inputs of the network.
+
+    Attributes:
+        backbone: a key of `nn.backbones.BACKBONES`.
+        size: side of the crop in px.
+        pose: "rot6d": rotation 6D, log scale, shift; "affine12": a free 3 x 4 matrix, as published.
+        map: "gaussian" blobs, differentiable; "points": single pixels, as published.
+        sigma_px: of a blob, in px of a crop of 120 px.
+    """
+
+    backbone: BackboneName = "mobile"
+    size: int = 112
+    pose: PoseKind = "rot6d"
+    map: MapKind = "gaussian"
+    sigma_px: float = 1.5
+
+
+class DaslOutput(NamedTuple):
+    """Coefficients and heads of both passes; a named tuple, since lightning rebuilds it.
+
+    Attributes:
+        p: (b, D) whitened coefficients with the given map.
+        posed: what they mean.
+        p_hat: (b, D) with the map that `p` draws.
+        posed_hat: what they mean.
+    """
+
+    p: Float[Tensor, "b d"]
+    posed: Posed
+    p_hat: Float[Tensor, "b d"]
+    posed_hat: Posed
+
+
+class DaslNet(nn.Module):
+    """Coefficients of a face model from a crop and a landmark map.
+
+    Args:
+        config: sizes.
+        backbone: (b, 4, s, s) to (b, features); `create_dasl` makes it.
+        features: its width.
+        head: the meaning of the coefficients.
+    """
+
+    def __init__(
+        self, config: DaslConfig, backbone: nn.Module, features: int, head: CoefficientHead
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.regressor = nn.Linear(features, head.size)
+        self.head = head
+        with torch.no_grad():
+            self.regressor.weight.mul_(0.1)
+            self.regressor.bias.zero_()
+
+    def forward(
+        self,
+        crops: Float[Tensor, "b 3 s s"],
+        points: Float[Tensor, "b 18 2"],
+        drawn: Bool[Tensor, "b 18"],
+    ) -> DaslOutput:
+        """Both passes of crops in sRGB [0, 1] with the given map points, half-crops."""
+        p = self.regress(crops, self.draw(points, drawn))
+        posed = self.head(p)
+        p_hat = self.regress(crops, self.draw(*self.head.own_map(posed)))
+        return DaslOutput(p, posed, p_hat, self.head(p_hat))
+
+    def regress(
+        self, crops: Float[Tensor, "b 3 s s"], maps: Float[Tensor, "b 1 s s"]
+    ) -> Float[Tensor, "b d"]:
+        """Whitened coefficients (b, D)."""
+        x = torch.cat((normalised(crops), maps.to(crops.dtype)), 1)
+        if crops.is_contiguous(memory_format=torch.channels_last):
+            x = x.contiguous(memory_format=torch.channels_last)
+        features = self.backbone(x)
+        with torch.autocast(features.device.type, enabled=False):  # bfloat16 is 0.2 degrees coarse
+            return self.regressor(features.float())
+
+    def draw(self, points: Tensor, drawn: Tensor) -> Float[Tensor, "b 1 s s"]:
+        """The map channel of Map-18 points."""
+        config = self.config
+        return draw_map(points, drawn, config.size, config.map, config.sigma_px)
+
+
+class ExportNet(nn.Module):
+    """The part of a `DaslNet` that runs at inference: crop and map to raw coefficients."""
+
+    def __init__(self, net: DaslNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(
+        self, crops: Float[Tensor, "b 3 s s"], maps: Float[Tensor, "b 1 s s"]
+    ) -> Float[Tensor, "b d"]:
+        """De-whitened coefficients (b, D) of crops in sRGB [0, 1] and maps in [-1, 1]."""
+        return self.net.head.raw(self.net.regress(crops, maps))
+
+
+def normalised(crops: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
+    """`(x - 127.5) / 128` of 8-bit values, from [0, 1]; RGB (the published code takes BGR)."""
+    return (crops * 255 - 127.5) / 128
+
+
+def create_dasl(config: DaslConfig, model: FaceModel) -> DaslNet:
+    """An untrained network for a face model.
+
+    Raises:
+        ValueError: an unknown backbone, or a model without a set of 68 landmarks.
+    """
+    backbone = create_backbone(config.backbone, 4, config.size)
+    return DaslNet(config, backbone, backbone.features, CoefficientHead(model, config.pose))
+
+
+def config_from_dict(values: Mapping[str, Any]) -> DaslConfig:
+    """The settings that a weight card or a checkpoint lists.
+
+    Raises:
+        TypeError: an unknown setting.
+    """
+    return DaslConfig(**values)
