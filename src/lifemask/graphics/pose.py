@@ -31,8 +31,8 @@ def _flip_v(points: Tensor) -> Tensor:
     return points * flip
 
 
-def _nearest_rotation(matrix: Tensor) -> Tensor:
-    """Proper rotation (*b, 3, 3) nearest to a matrix."""
+def nearest_rotation(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
+    """Proper rotation nearest to a matrix in the sum of squares; its gradient is damped."""
     rotation = roma.special_procrustes(matrix, gradient_eps=_GRADIENT_EPS)
     assert isinstance(rotation, Tensor)
     return rotation
@@ -64,7 +64,7 @@ def similarity(
     spread = (q * x * x).sum((-1, -2))
     # The damping is absolute, so the matrix is normalised first: the rotation does not change.
     size = covariance.detach().norm(dim=(-1, -2), keepdim=True).clamp_min(1e-30)
-    rotation = _nearest_rotation(covariance / size)
+    rotation = nearest_rotation(covariance / size)
     scale = (rotation * covariance).sum((-1, -2)) / spread
     moved = scale[..., None] * (rotation @ source_mean.transpose(-1, -2))[..., 0]
     return rotation, scale, target_mean[..., 0, :] - moved
@@ -130,7 +130,7 @@ def affine_camera(
     third = third / third.norm(dim=-1, keepdim=True).sqrt().clamp_min(1e-12)
     full = torch.cat((affine, third[..., None, :]), -2)
     size = full.detach().norm(dim=(-1, -2), keepdim=True).clamp_min(1e-30)
-    rotation = _nearest_rotation(full / size)
+    rotation = nearest_rotation(full / size)
     scale = (rotation[..., :2, :] * affine).sum((-1, -2)) / 2
     turned = (rotation @ model_mean.transpose(-1, -2))[..., 0]
     offset = image_mean[..., 0, :] - scale[..., None] * turned[..., :2]

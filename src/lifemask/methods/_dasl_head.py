@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import convert
 from lifemask.facemodel.linear import GAIN_RANGE, LinearFaceModel
+from lifemask.graphics.pose import nearest_rotation
 from lifemask.methods._dasl_types import HeadLabels, PoseKind
 from lifemask.nn.landmark_map import facing, map18_normals
 from lifemask.nn.parametric import LENGTH_MM, rotation_from_6d
@@ -136,9 +137,7 @@ class CoefficientHead(nn.Module):
             scale = raw[:, 6].exp()
             rotation = matrix / scale[:, None, None]
         else:
-            import roma
-
-            rotation = roma.special_procrustes(matrix)
+            rotation = nearest_rotation(matrix)
             scale = (rotation * matrix).sum((1, 2)) / 3
         turned = scale[:, None] * (rotation @ self.get_buffer("pivot"))
         origin = shift - torch.stack((turned[:, 0], -turned[:, 1]), 1)

@@ -22,7 +22,7 @@ from lifemask.graphics.pose import affine_camera, procrustes_camera
 from lifemask.methods._dasl_head import CoefficientHead
 from lifemask.methods._dasl_types import HeadLabels, MapPoints, MapSource
 from lifemask.methods.dasl import DaslConfig, DaslNet, ExportNet, config_from_dict, create_dasl
-from lifemask.nn.landmark_map import draw_map, facing, map18_normals
+from lifemask.nn.landmark_map import draw_map, facing
 from lifemask.nn.parametric import LENGTH_MM
 from lifemask.types import Camera, Crop, Face, Geometry, Landmarks, ModelParams
 
@@ -172,7 +172,7 @@ class DaslPredictor:
 
     def map_points(self, points68: Float[Tensor, "b 68 d"], size: int) -> MapPoints:
         """Map-18 points of landmarks in crop px, those that face the camera drawn."""
-        return map_points(points68, size, self.head, self.model)
+        return map_points(points68, size, self.head)
 
     def _scored(self, landmarks: Landmarks) -> Tensor | None:
         """The 68 points that the map and the crop are made from, None where they do not follow."""
@@ -210,14 +210,11 @@ class DaslPredictor:
         return project(points, geometry.camera)
 
 
-def map_points(
-    points68: Float[Tensor, "b 68 d"], size: int, head: CoefficientHead, model: FaceModel
-) -> MapPoints:
+def map_points(points68: Float[Tensor, "b 68 d"], size: int, head: CoefficientHead) -> MapPoints:
     """Map-18 points of 68 landmarks (u, v) or (u, v, w) in crop px; those that face the camera.
 
     Which ones do is told by the pose that carries the mean head to the landmarks.
     """
-    del model
     mean = head.get_buffer("mean")[head.sets68[head.scored]] * LENGTH_MM
     mean = mean.expand(len(points68), -1, -1)
     has_depth = points68.shape[-1] == 3 and bool(points68.isfinite().all())

@@ -1,4 +1,4 @@
-"""2DASL as a stage of the pipeline: which landmarks are drawn, and where the face begins."""
+"""2DASL as a stage of the pipeline: which landmarks it draws, and what they say of the result."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from typing import Protocol, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 
 from lifemask.assets import AssetError, UserError, weights_folder
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import LANDMARK_SETS, convert, map18
-from lifemask.faces.crop import Box, square_box
-from lifemask.faces.landmarker import face_of_square
+from lifemask.faces.crop import Box
 from lifemask.graphics.camera import project
-from lifemask.methods._dasl_predict import DaslPredictConfig
+from lifemask.methods._dasl_predict import DaslPredictConfig, load_dasl
 from lifemask.methods._dasl_types import MapSource
 from lifemask.methods._fitting_task import seen_points
 from lifemask.methods._stage import FaceInput, StageSetup
+from lifemask.methods.fitting import fit_landmarks
 from lifemask.types import Face, Geometry, Landmarks
 
 MAP_SOURCES: tuple[MapSource, ...] = get_args(MapSource)
+SETS_68 = ("ibug68-3d-bfm", "ict68", "ibug68")
+"""Sets of 68 that a face model may have; the first of them makes the map and the crop."""
 POINTS5_FROM_MAP18 = ((6, 7, 8), (9, 10, 11), (13,), (15,), (17,))
-"""Eyes, nose and mouth corners as a detector gives them, in the set "map18"."""
+"""Eyes, nose and mouth corners, as a detector gives them, in the set "map18"."""
 
 
 class Predictor(Protocol):
@@ -44,10 +45,12 @@ class Predictor(Protocol):
 class DaslStage:
     """Photo to geometry by 2DASL; see `methods.dasl`.
 
+    A user's landmarks place the crop and, unless `config` says otherwise, are drawn into the map.
+
     Args:
         predictor: the network with its crops.
-        model: the face model, for landmarks that are compared with the result.
-        config: settings; None for the predictor's own, with a user's landmarks as the map.
+        model: the face model, for landmarks that are completed or compared with the result.
+        config: settings; None for the predictor's own.
     """
 
     def __init__(
@@ -67,18 +70,19 @@ class DaslStage:
         """Geometry with the root mean square distance to the landmarks, where they are known.
 
         Raises:
-            UserError: landmarks that are to be drawn cannot give the 18 points of the map.
+            UserError: the landmarks are too few, or of a set that the face model does not have.
+            ValueError: the map source is "detector" and there are none.
         """
-        source = self._source(seen)
-        landmarks = None if seen.landmarks is None else on_cpu(seen.landmarks)
-        drawn = None
-        if source == "detector":
-            if landmarks is None:
-                raise ValueError("the map source 'detector' needs landmarks")
-            drawn = map_landmarks(landmarks)
-        face = face_from_landmarks(landmarks) if seen.given and landmarks else seen.face
+        source, face, landmarks = self._source(seen), seen.face, seen.landmarks
+        if source == "detector" and landmarks is None:
+            raise ValueError("the map source 'detector' needs landmarks")
+        handed = None
+        if landmarks is not None and (seen.given or source == "detector"):
+            handed = completed(landmarks, self.model)
+        if handed is not None and seen.given:
+            face = _upright_face(face, handed)
         config = replace(self.config, landmarks=source)
-        geometry = self.predictor(seen.image, face, landmarks=drawn, config=config)
+        geometry = self.predictor(seen.image, face, landmarks=handed, config=config)
         if landmarks is None:
             return geometry
         return replace(geometry, residual_px=landmark_distance_px(geometry, landmarks, self.model))
@@ -98,49 +102,36 @@ def create_stage(setup: StageSetup) -> DaslStage:
     Raises:
         AssetError: its weights are missing or damaged.
     """
-    from lifemask.methods.dasl import load_dasl
-
     name = f"dasl-{setup.weights}"
     if not (weights_folder() / f"{name}.json").is_file():
         raise AssetError(
-            f"dasl weights are not installed: {name} is not in {weights_folder()}; install lifemask"
-            " again, or train them (lifemask train dasl)"
+            f"dasl weights are not installed: {name} is not in {weights_folder()}; install"
+            " lifemask again, or use --method fit"
         )
     predictor = load_dasl(setup.weights, threads=setup.threads)
     return DaslStage(predictor, setup.model, setup.settings)
 
 
-def map_landmarks(landmarks: Landmarks) -> Landmarks:
-    """The 18 points of the input map, "map18"; NaN with an infinite sigma where one is not known.
+def completed(landmarks: Landmarks, model: FaceModel) -> Landmarks:
+    """All points of the set of 68 that 2DASL's map and crop are made from, on the CPU.
+
+    Points of other sets, or with some of them unseen, are carried there by the landmark fitter:
+    the map needs to know which points face the camera, and the square is about all 68.
 
     Raises:
-        UserError: the landmark set has not all of the points, or none of them is seen.
+        UserError: landmarks that the fitter cannot take either.
     """
-    name, points = landmarks.convention, _seen_only(landmarks)
-    sigma = torch.where(points[:, :1].isnan(), torch.inf, landmarks.sigma_px[:, None])
-    try:
-        both = map18(_whole_set(torch.cat((points, sigma), 1), name), name)
-    except (KeyError, ValueError) as error:
-        fitting = ", ".join(sorted(n for n in LANDMARK_SETS if _gives_map18(n)))
-        raise UserError(
-            f"2DASL cannot draw landmarks of the set {name!r} ({len(points)} points) into its map;"
-            f" it can draw: {fitting}"
-        ) from error
-    if not both[:, :2].isfinite().all(1).any():
-        raise UserError("none of the 18 points that 2DASL draws is among the visible landmarks")
-    return Landmarks(both[:, :3], both[:, 3], "map18")
-
-
-def face_from_landmarks(landmarks: Landmarks) -> Face:
-    """A face as a detector would have found it, upright or not, from landmarks."""
-    points = _seen_only(landmarks)
-    seen = points[points[:, 0].isfinite()]
-    points5 = None
-    if _gives_map18(landmarks.convention):
-        eighteen = map18(_whole_set(points, landmarks.convention), landmarks.convention)
-        five = torch.stack([eighteen[list(ids), :2].nanmean(0) for ids in POINTS5_FROM_MAP18])
-        points5 = five if bool(five.isfinite().all()) else None
-    return face_of_square(*square_box(seen), points5)
+    target = next((name for name in SETS_68 if name in model.landmark_embeddings), "")
+    if not target:
+        raise UserError(f"face model {model.name!r} has none of the sets {', '.join(SETS_68)}")
+    convention, points, sigma = landmarks.convention, landmarks.points, landmarks.sigma_px
+    if bool(seen_points(landmarks).all()) and _converts(convention, target, len(points)):
+        both = convert(torch.cat((points, sigma[:, None]), 1), convention, target).cpu()
+        return Landmarks(both[:, :3], both[:, 3], target)
+    geometry = fit_landmarks(landmarks, model)
+    own = project(model.landmarks(geometry.vertices_mm, target), geometry.camera).cpu()
+    spread = float(sigma[seen_points(landmarks)].median())
+    return Landmarks(own, torch.full((len(own),), spread), target)
 
 
 def landmark_distance_px(geometry: Geometry, landmarks: Landmarks, model: FaceModel) -> float:
@@ -154,45 +145,29 @@ def landmark_distance_px(geometry: Geometry, landmarks: Landmarks, model: FaceMo
     name = landmarks.convention
     if geometry.model == model.name and name in model.landmark_embeddings:
         own = model.landmarks(geometry.vertices_mm, name)
-    elif geometry.landmarks68_mm is not None and _converts("ict68", name):
+    elif geometry.landmarks68_mm is not None and _converts("ict68", name, 68):
         own = convert(geometry.landmarks68_mm, "ict68", name)
     else:
         return float("nan")
-    seen = seen_points(landmarks)[: len(own)]
-    image = project(own[: len(seen)], geometry.camera)[seen, :2]
-    squared = (image - landmarks.points[: len(own)][seen, :2].to(image)).square().sum(-1)
-    return float(squared.mean().sqrt())
+    image, count = project(own, geometry.camera), min(len(own), len(landmarks.points))
+    seen = seen_points(landmarks)[:count].to(image.device)
+    offset = (image[:count, :2] - landmarks.points[:count, :2].to(image))[seen]
+    return float(offset.square().sum(-1).mean().sqrt())
 
 
-def on_cpu(landmarks: Landmarks) -> Landmarks:
-    """The same landmarks where the predictor works."""
-    points, sigma = landmarks.points.cpu(), landmarks.sigma_px.cpu()
-    return Landmarks(points, sigma, landmarks.convention)
+def _upright_face(face: Face | Box, landmarks: Landmarks) -> Face:
+    """The face with the five points that tell how it lies, from all 68 landmarks."""
+    eighteen = map18(landmarks.points, landmarks.convention)
+    points5 = torch.stack([eighteen[list(ids), :2].mean(0) for ids in POINTS5_FROM_MAP18])
+    return Face(face.box if isinstance(face, Face) else face, 1.0, points5)
 
 
-def _seen_only(landmarks: Landmarks) -> Float[Tensor, "n 3"]:
-    """Points with NaN where one is not seen, so that means over it are NaN too."""
-    seen = seen_points(landmarks)
-    return torch.where(seen[:, None], landmarks.points, torch.nan)
-
-
-def _whole_set(points: Float[Tensor, "n c"], name: str) -> Float[Tensor, "m c"]:
-    """MediaPipe's 468 points with its irises unknown; other sets as they are."""
-    missing = LANDMARK_SETS[name].count - len(points) if name == "mediapipe478" else 0
-    if missing != 10:
-        return points
-    return torch.cat((points, points.new_full((missing, points.shape[1]), torch.nan)))
-
-
-def _gives_map18(name: str) -> bool:
-    return _converts(name, "map18")
-
-
-def _converts(source: str, target: str) -> bool:
-    if source not in LANDMARK_SETS:
+def _converts(source: str, target: str, count: int) -> bool:
+    known = source in LANDMARK_SETS and LANDMARK_SETS[source].count == count
+    if not known:
         return False
     try:
-        convert(torch.zeros(LANDMARK_SETS[source].count, 2), source, target)
+        convert(torch.zeros(count, 2), source, target)
     except KeyError:
         return False
     return True

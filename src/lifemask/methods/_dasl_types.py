@@ -30,8 +30,9 @@ class MapPoints:
 
 @dataclass(frozen=True)
 class HeadLabels:
-    """True coefficients under a scaled orthographic camera,
-    `u = s (R X)_x + t_u`, `v = -s (R X)_y + t_v` with X in units of 100 mm.
+    """Coefficients of a head under a scaled orthographic camera.
+
+    `u = s (R X)_x + t_u`, `v = -s (R X)_y + t_v`, X in 100 mm.
 
     Attributes:
         rotation: (*b, 3, 3) model frame to camera frame.

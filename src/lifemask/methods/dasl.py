@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lifemask.facemodel.base import FaceModel
 from lifemask.methods._dasl_head import CoefficientHead, Posed
 from lifemask.methods._dasl_types import PoseKind
-from lifemask.nn.backbones import BackboneName, create_backbone
+from lifemask.nn.backbones import Backbone, BackboneName, create_backbone
 from lifemask.nn.landmark_map import MapKind, draw_map
 
 __all__ = ["DaslConfig", "DaslNet", "DaslOutput", "config_from_dict", "create_dasl"]
@@ -69,17 +69,14 @@ class DaslNet(nn.Module):
     Args:
         config: sizes.
         backbone: (b, 4, s, s) to (b, features); `create_dasl` makes it.
-        features: its width.
         head: the meaning of the coefficients.
     """
 
-    def __init__(
-        self, config: DaslConfig, backbone: nn.Module, features: int, head: CoefficientHead
-    ) -> None:
+    def __init__(self, config: DaslConfig, backbone: Backbone, head: CoefficientHead) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.regressor = nn.Linear(features, head.size)
+        self.regressor = nn.Linear(backbone.features, head.size)
         self.head = head
         with torch.no_grad():
             self.regressor.weight.mul_(0.1)
@@ -140,7 +137,7 @@ def create_dasl(config: DaslConfig, model: FaceModel) -> DaslNet:
         ValueError: an unknown backbone, or a model without a set of 68 landmarks.
     """
     backbone = create_backbone(config.backbone, 4, config.size)
-    return DaslNet(config, backbone, backbone.features, CoefficientHead(model, config.pose))
+    return DaslNet(config, backbone, CoefficientHead(model, config.pose))
 
 
 def config_from_dict(values: Mapping[str, Any]) -> DaslConfig:

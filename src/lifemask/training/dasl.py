@@ -27,8 +27,8 @@ from lifemask.nn.backbones import mobile_from_landmarker
 from lifemask.nn.critic import Critic
 from lifemask.training.checkpoint import averaged_weights
 from lifemask.training.dasl_batches import DaslBatchMaker
-from lifemask.training.dasl_data import DaslCorpus, crop_labels, load_dasl_corpus
-from lifemask.training.dasl_evaluation import evaluate
+from lifemask.training.dasl_data import DaslCorpus, load_dasl_corpus
+from lifemask.training.dasl_evaluation import evaluate, nominal_labels
 from lifemask.training.dasl_recipes import DASL, DaslRecipe
 from lifemask.training.landmarker import shipped_weights
 from lifemask.training.loop import LoopConfig, train
@@ -101,7 +101,8 @@ def create_network(
     if start_from:
         network.load_state_dict(averaged_weights(Path(start_from)))
         return network
-    labels = [network.head.pack(crop_labels(faces)) for faces in corpus.labelled]
+    size = recipe.net.size
+    labels = [network.head.pack(nominal_labels(faces, size)) for faces in corpus.labelled]
     network.head.set_whitening(torch.cat(labels))
     if recipe.start == "landmarker" and recipe.net.backbone == "mobile":
         weights = shipped_weights(f"landmarker-{recipe.family}")
@@ -167,7 +168,13 @@ def run(recipe: DaslRecipe, options: argparse.Namespace, config: LoopConfig) -> 
         raise UserError("stage 2 goes on from a network: give --start-from RUN of stage 1")
     model = load_face_model()
     corpus = load_dasl_corpus(
-        recipe.family, options.data, options.cache, options.prepared, recipe.held_out_renders
+        recipe.family,
+        options.data,
+        options.cache,
+        options.prepared,
+        recipe.held_out_renders,
+        wild_share=recipe.wild_renders,
+        model=model,
     )
     logger.info("labelled %s", [len(faces.crops) for faces in corpus.labelled])
     logger.info("unlabelled %s", {k: len(v.crops) for k, v in corpus.unlabelled.items()})

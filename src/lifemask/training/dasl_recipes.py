@@ -36,6 +36,7 @@ class DaslRecipe:
         batches: augmentation of crops and maps; batch, size, seed and the share of unlabelled
             faces follow from the rest of the recipe.
         wild_share: share of unlabelled faces in a batch of stage 2.
+        wild_renders: share of the renders that lose their labels, in the open family.
         seed: of everything random.
         device: for lightning.fabric: "cpu", "cuda" or "auto".
         precision: for lightning.fabric.
@@ -60,6 +61,7 @@ class DaslRecipe:
     loss: DaslLossConfig = field(default_factory=DaslLossConfig)
     batches: DaslBatchConfig = field(default_factory=DaslBatchConfig)
     wild_share: float = 0.5
+    wild_renders: float = 0.25
     seed: int = 0
     device: str = "cpu"
     precision: str = "32-true"
