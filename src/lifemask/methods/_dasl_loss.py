@@ -54,7 +54,7 @@ class DaslLossConfig:
     """
 
     coef: Literal["wpdc", "mse", "vertex"] = "wpdc"
-    coefficients: float = 1.0
+    coefficients: float = 5.0
     l2d: float = 0.05
     l3d: float = 0.02
     cyc: float = 0.02

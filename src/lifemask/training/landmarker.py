@@ -215,17 +215,13 @@ def crop_errors(
         crops: whose labels they are.
         scored: the 68 points among the predicted ones that benchmarks score.
     """
+    by_face = face_errors(found, wanted, crops, scored)
     if crops.name != "renders":
-        return {name: _real_error(found[:, scored], wanted, crops)}
-    metrics: dict[str, float] = {}
-    errors = np.linalg.norm(found[..., :2] - wanted[..., :2], axis=-1)
-    box = wanted[:, scored, :2]
-    size = np.sqrt(np.prod(box.max(1) - box.min(1), axis=-1))[:, None]
-    percent = 100 * errors / size
-    by_face = percent[:, scored].mean(1)
+        return {name: float(by_face.mean())}
+    percent, size = _render_errors(found, wanted, scored)
     bins = np.digitize(np.abs(crops.yaw_deg), (30, 60))
     means = [by_face[bins == b].mean() for b in range(3) if (bins == b).any()]
-    metrics |= {f"{name}_bin{b}": float(m) for b, m in enumerate(means)}
+    metrics = {f"{name}_bin{b}": float(m) for b, m in enumerate(means)}
     metrics[f"{name}"] = float(np.mean(means))
     metrics[f"{name}_all"] = float(percent.mean())
     depth = wanted[..., 2] - wanted[..., 2].mean(1, keepdims=True)
@@ -234,8 +230,13 @@ def crop_errors(
     return metrics
 
 
-def _real_error(found: ndarray, wanted: ndarray, crops: CropSet) -> float:
-    points = torch.from_numpy(found[..., :2])
+def face_errors(
+    found: ndarray, wanted: ndarray, crops: CropSet, scored: slice = slice(68, 136)
+) -> ndarray:
+    """NME (n,) in % of each crop, as `evaluate` defines it; arguments as for `crop_errors`."""
+    if crops.name == "renders":
+        return _render_errors(found, wanted, scored)[0][:, scored].mean(1)
+    points = torch.from_numpy(found[:, scored, :2])
     used = crops.visible.copy()
     if crops.convention == "aflw21":
         points = convert(points, "ibug68-3d-bfm", "aflw21")
@@ -243,8 +244,14 @@ def _real_error(found: ndarray, wanted: ndarray, crops: CropSet) -> float:
     else:
         used[:, :17] = False
     errors = np.linalg.norm(points.numpy() - wanted, axis=-1)
-    per_face = (errors * used).sum(1) / np.maximum(used.sum(1), 1)
-    return float(100 * per_face.mean() / 1.2)
+    return 100 * (errors * used).sum(1) / np.maximum(used.sum(1), 1) / 1.2
+
+
+def _render_errors(found: ndarray, wanted: ndarray, scored: slice) -> tuple[ndarray, ndarray]:
+    """Errors (n, k) in % of `sqrt(w h)`, and that length (n, 1) in half-crops."""
+    box = wanted[:, scored, :2]
+    size = np.sqrt(np.prod(box.max(1) - box.min(1), axis=-1))[:, None]
+    return 100 * np.linalg.norm(found[..., :2] - wanted[..., :2], axis=-1) / size, size
 
 
 def run_training(
