@@ -110,15 +110,14 @@ def time_stages(weights: str, photo: np.ndarray) -> list[dict[str, Any]]:
 
     pipeline = Pipeline(PipelineConfig(weights=weights, threads=1))  # pyright: ignore
     face = pipeline.find_faces(photo)[0]
-    size = (photo.shape[1], photo.shape[0])
-    landmarks = pipeline.find_landmarks(photo, face)
-    coarse = pipeline.fit(landmarks, size)
-    fine = pipeline.refine(photo, coarse, landmarks)
+    seen = pipeline.look(photo, face)
+    coarse = pipeline.find_geometry(seen)
+    fine = pipeline.refine(photo, coarse, seen.landmarks)
     by_torch = load_landmarker(weights, engine="torch", threads=1)  # pyright: ignore
     by_onnx = load_landmarker(weights, engine="onnx", threads=1)  # pyright: ignore
     crop = torch.rand(1, 3, 112, 112)
-    fit_ms = median_ms(lambda: pipeline.fit(landmarks, size), 15)
-    refine_ms = median_ms(lambda: pipeline.refine(photo, coarse, landmarks), 3, 1)
+    fit_ms = median_ms(lambda: pipeline.find_geometry(seen), 15)
+    refine_ms = median_ms(lambda: pipeline.refine(photo, coarse, seen.landmarks), 3, 1)
     rows = [
         entry(
             "detect faces, 1 megapixel",

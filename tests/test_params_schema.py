@@ -15,7 +15,7 @@ from lifemask.head import Head
 from lifemask.methods.fitting import FitConfig
 from lifemask.pipeline import Pipeline, PipelineConfig
 from lifemask.record import params_record, record_text
-from lifemask.types import Appearance
+from lifemask.types import Appearance, MethodUse
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SCHEMA = json.loads((DOCS / "params.schema.json").read_text())
@@ -26,6 +26,7 @@ TYPES = {
     "number": (int, float),
     "integer": int,
     "null": type(None),
+    "boolean": bool,
 }
 
 
@@ -45,7 +46,10 @@ def _check(value: Any, keyword: str, rule: Any, schema: dict[str, Any], where: s
         return errors(value, SCHEMA["$defs"][rule.removeprefix("#/$defs/")], where)
     if keyword == "type":
         names = [rule] if isinstance(rule, str) else rule
-        ok = any(isinstance(value, TYPES[n]) and not isinstance(value, bool) for n in names)
+        ok = any(
+            isinstance(value, TYPES[n]) and isinstance(value, bool) == (n == "boolean")
+            for n in names
+        )
         return [] if ok else [f"is {type(value).__name__}, not {rule}"]
     if keyword == "const":
         return [] if value == rule else [f"is not {rule}"]
@@ -123,6 +127,10 @@ def test_every_kind_of_result_is_valid(head):
         (("image_size",), [300]),
         (("surprise",), 1),
         (("faces", 0, "score"), 1.5),
+        (("faces", 0, "method", "name"), None),
+        (("faces", 0, "method", "refined"), "yes"),
+        (("faces", 0, "method", "weights"), "stolen"),
+        (("faces", 0, "method", "options"), {"map": 3}),
         (("faces", 0, "camera", "scale_px_per_mm"), -1),
         (("faces", 0, "camera", "model"), "pinhole"),
         (("faces", 0, "landmarks68_px"), [[1, 2]] * 67),
@@ -137,6 +145,15 @@ def test_the_schema_notices(head, path, value):
         target = target[key]
     target[path[-1]] = value
     assert errors(record, SCHEMA)
+
+
+def test_the_method_is_recorded(head):
+    (face,) = parsed(head)["faces"]
+    assert face["method"] == {"name": "fit", "weights": "open", "refined": False, "options": {}}
+    use = MethodUse("dasl", "research", True, {"map": "self"})
+    (face,) = parsed(replace(head, method=use))["faces"]
+    assert face["method"]["options"] == {"map": "self"} and face["method"]["refined"] is True
+    assert errors(parsed(replace(head, method=use), replace(head, method=None)), SCHEMA) == []
 
 
 def test_numbers_reproduce_the_landmarks(head):
@@ -163,7 +180,8 @@ def test_the_page_names_every_key():
     page = (DOCS / "params-schema.md").read_text()
     face = SCHEMA["$defs"]["face"]["properties"]
     cameras = [o["properties"] for o in SCHEMA["$defs"]["camera"]["oneOf"]]
-    for key in [*SCHEMA["properties"], *face, *cameras[0], *cameras[1]]:
+    method = SCHEMA["$defs"]["face"]["properties"]["method"]["properties"]
+    for key in [*SCHEMA["properties"], *face, *method, *cameras[0], *cameras[1]]:
         assert re.search(rf"`{key}`", page), key
 
 

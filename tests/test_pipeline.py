@@ -9,9 +9,10 @@ import torch
 import lifemask.pipeline as pipeline_module
 from fake_stages import EggLandmarker, no_face, one_face, textures
 from lifemask.assets import UserError
+from lifemask.faces.choice import NoFaceError
 from lifemask.graphics.lighting import studio_light
 from lifemask.outputs import write_heads
-from lifemask.pipeline import NoFaceError, Pipeline, PipelineConfig, landmark_square, largest_first
+from lifemask.pipeline import Pipeline, PipelineConfig
 from lifemask.types import Appearance, Face, Landmarks
 
 PHOTO = np.full((200, 300, 3), 120, np.uint8)
@@ -58,25 +59,11 @@ def test_landmarker_gets_the_face_once():
     assert face == one_face(PHOTO)[0]
 
 
-def test_square_of_landmarks_is_that_of_the_set_the_network_is_trained_on():
-    points = torch.zeros(392, 3)
-    points[68:136, 0] = torch.linspace(10, 50, 68)
-    points[68:136, 1] = torch.linspace(0, 20, 68)
-    box = landmark_square(Landmarks(points, torch.ones(392), "lifemask392"))
-    side = 40 * 2**0.5
-    assert box == pytest.approx((30 - side / 2, 10 - side / 2, 30 + side / 2, 10 + side / 2))
-
-
 def test_largest_or_all_faces():
     (largest,) = egg_pipeline(two_faces)(PHOTO)
     assert largest.face.box == (100, 40, 220, 180)
     heads = egg_pipeline(two_faces, faces="all")(PHOTO)  # the third is too small
     assert [h.face.box for h in heads] == [(100, 40, 220, 180), (10, 20, 60, 80)]
-
-
-def test_doubtful_faces_come_last():
-    sure, doubtful = Face((0, 0, 40, 40), 0.9), Face((0, 0, 90, 90), 0.41)
-    assert largest_first([doubtful, sure]) == [sure, doubtful]
 
 
 def test_given_boxes_replace_the_detector():

@@ -46,9 +46,8 @@ def read(name: str) -> np.ndarray:
 def row(pipeline: Pipeline, photo: np.ndarray) -> np.ndarray:
     """Photo, regions, and the head from two sides without and with regions (SIDE, 6 SIDE, 3)."""
     face = pipeline.find_faces(photo)[0]
-    size = (photo.shape[1], photo.shape[0])
-    landmarks = pipeline.find_landmarks(photo, face)
-    geometry = pipeline.fit(landmarks, size)
+    seen = pipeline.look(photo, face)
+    geometry = pipeline.find_geometry(seen)
     regions = pipeline.find_regions(photo, geometry)
     assert regions is not None
     cut = crop_square(photo, regions.center_px, regions.side_px, SIDE).image
@@ -56,10 +55,10 @@ def row(pipeline: Pipeline, photo: np.ndarray) -> np.ndarray:
     classes = Image.fromarray(COLORS[regions.classes.numpy()])
     panels.append(np.asarray(classes.resize((SIDE, SIDE), Image.Resampling.NEAREST)))
     for used in (None, regions):
-        refined = pipeline.refine(photo, geometry, landmarks, used)
+        refined = pipeline.refine(photo, geometry, seen.landmarks, used)
         appearance = pipeline.dress(photo, refined, used)
         head = Head(
-            face=face, geometry=refined, appearance=appearance, image_size=size,
+            face=face, geometry=refined, appearance=appearance, image_size=seen.image_size,
             weights=pipeline.config.weights, model=pipeline.model, warnings=(),
         )  # fmt: skip
         for yaw in (-30.0, 30.0):

@@ -26,7 +26,7 @@ from lifemask.graphics.environment import load_light
 from lifemask.graphics.lighting import linear_to_srgb, srgb_to_linear, studio_light
 from lifemask.graphics.occlusion import radiance_transfer
 from lifemask.graphics.render import render
-from lifemask.types import Appearance, Camera, Face, Geometry, Lighting
+from lifemask.types import Appearance, Camera, Face, Geometry, Lighting, MethodUse
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,6 +49,7 @@ class Head:
         weights: licence family of the networks used, "open" or "research".
         model: the face model of the geometry; None for a free mesh.
         warnings: what to know before trusting the result, one line each.
+        method: how the geometry was found; None if that is not known.
     """
 
     face: Face
@@ -58,6 +59,7 @@ class Head:
     weights: str
     model: FaceModel | None = field(default=None, repr=False, compare=False)
     warnings: tuple[str, ...] = ()
+    method: MethodUse | None = None
 
     @property
     def pose_deg(self) -> dict[str, float]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -17,37 +18,44 @@ from numpy.typing import ArrayLike
 
 from lifemask.assets import UserError, weights_folder
 from lifemask.facemodel.base import FaceModel
-from lifemask.faces.crop import cut_window, square_box
+from lifemask.faces.choice import (
+    NoFaceError,
+    face_of_box,
+    face_of_landmarks,
+    largest_first,
+    side_px,
+    usable_faces,
+)
+from lifemask.faces.crop import Box, cut_window
 from lifemask.faces.detect import Detector, DetectorConfig
 from lifemask.faces.image import as_uint8_rgb, load_image
 from lifemask.faces.parsing import Parser, Regions, load_parser
 from lifemask.graphics.camera import camera_for_crop, project
 from lifemask.head import Head
+from lifemask.methods._stage import FaceInput, GeometryStage, StageSetup
 from lifemask.methods.fitting import FitConfig
-from lifemask.types import Appearance, Face, Geometry, Landmarks
+from lifemask.types import Appearance, Face, Geometry, Landmarks, MethodUse
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from lifemask.methods._dasl_predict import DaslPredictConfig
     from lifemask.methods.photometric import PhotometricConfig
     from lifemask.methods.texture import TextureConfig
 
 log = logging.getLogger(__name__)
 
-MIN_FACE_PX = 32
-SQUARE_NAME = "ibug68-3d-bfm"  # the landmark square is about these
-SQUARE_SET = slice(68, 136)  # where they are inside "lifemask392"
-METHODS = ("fit",)
+SQUARE_NAME = "ibug68-3d-bfm"  # the regions' square is about these
+METHODS = {
+    "fit": "lifemask.methods._fitting_stage:create_stage",
+    "dasl": "lifemask.methods._dasl_stage:create_stage",
+}
+"""Method name to its factory (`methods._stage`), as an import string."""
 TEXTURES = ("photo", "none")
 
-Box = tuple[float, float, float, float]
 Rgb = UInt8[np.ndarray, "h w 3"]
 _Stage = TypeVar("_Stage", Landmarks, Geometry, Appearance | None)
 Landmarker = Callable[[Rgb, Face | Box], Landmarks]
-
-
-class NoFaceError(UserError):
-    """The photo shows no face that can be reconstructed."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,8 @@ class PipelineConfig:
 
     Attributes:
         weights: family of the networks: "open" for any use, "research" for research only.
-        method: how landmarks become geometry; one of `METHODS`.
+        method: how a face becomes geometry; one of `METHODS`: "fit" solves for the head behind
+            the landmarks, "dasl" (2DASL) regresses it from the crop.
         texture: how the photo becomes appearance; "none" leaves the head without colour.
         faces: the largest face, or all of them, largest first.
         refine: let the photo's colours refine the shape after the landmarks.
@@ -65,7 +74,9 @@ class PipelineConfig:
         max_head_px: the texture is taken from the photo reduced until the head is this large.
         device: where the fit and the texture are computed, e.g. "cpu" or "cuda".
         threads: threads of the networks; 0 lets onnxruntime choose.
-        fit: settings of the landmark fit, the camera model among them.
+        fit: settings of the landmark fit, the camera model among them; of the refinement's
+            landmark terms too.
+        dasl: settings of 2DASL; None for its defaults, with a user's landmarks drawn into its map.
         photometric: settings of the refinement; None for its defaults with the same `fit`.
         appearance: settings of the texture; None for its defaults.
     """
@@ -80,6 +91,7 @@ class PipelineConfig:
     device: str = "cpu"
     threads: int = 0
     fit: FitConfig = field(default_factory=FitConfig)
+    dasl: DaslPredictConfig | None = None
     photometric: PhotometricConfig | None = None
     appearance: TextureConfig | None = None
 
@@ -87,13 +99,19 @@ class PipelineConfig:
         """Check the choices.
 
         Raises:
-            UserError: one of them is unknown; the message lists what is valid.
+            UserError: one of them is unknown, and the message lists what is valid; or the method
+                has no such camera.
         """
         check_choice("weights", self.weights, ("open", "research"))
-        check_choice("method", self.method, METHODS)
+        check_choice("method", self.method, tuple(METHODS))
         check_choice("texture", self.texture, TEXTURES)
         check_choice("faces", self.faces, ("largest", "all"))
         _check_device(self.device)
+        if self.method != "fit" and self.fit.camera != "orthographic":
+            raise UserError(
+                f"method {self.method} predicts for an orthographic camera; a {self.fit.camera}"
+                " camera needs the method fit"
+            )
 
 
 class Pipeline:
@@ -107,11 +125,12 @@ class Pipeline:
         landmarker: Landmarker | None = None,
         parser: Parser | None = None,
         model: FaceModel | None = None,
+        geometry_stage: GeometryStage | None = None,
     ) -> None:
         """Take the stages given, and the defaults of `config` for the others."""
         self.config = config or PipelineConfig()
         given: dict[str, object] = {"detector": detector, "landmarker": landmarker}
-        given |= {"parser": parser, "model": model}
+        given |= {"parser": parser, "model": model, "geometry_stage": geometry_stage}
         vars(self).update({name: stage for name, stage in given.items() if stage is not None})
 
     def __call__(
@@ -138,8 +157,8 @@ class Pipeline:
         image = read_photo(photo)
         if landmarks is not None:
             points = self.read_landmarks(landmarks, image)
-            return [self.reconstruct_face(image, _face_of_landmarks(points), points)]
-        faces = _usable(self.find_faces(image, boxes), image)
+            return [self.reconstruct_face(image, face_of_landmarks(points), points)]
+        faces = usable_faces(self.find_faces(image, boxes), image)
         if self.config.faces == "largest" and boxes is None:
             faces = faces[:1]
         return [self.reconstruct_face(image, face) for face in faces]
@@ -147,46 +166,64 @@ class Pipeline:
     def find_faces(self, image: Rgb, boxes: Sequence[Box] | None = None) -> list[Face]:
         """The given boxes as faces, else what the detector finds, largest sure ones first."""
         if boxes is not None:
-            return [_face_of_box(box) for box in boxes]
+            return [face_of_box(box) for box in boxes]
         return largest_first(self.detector(image))
 
-    def reconstruct_face(self, image: Rgb, face: Face, landmarks: Landmarks | None = None) -> Head:
-        """One head: the boxes of the README's figure, one line each."""
-        size = (image.shape[1], image.shape[0])
-        landmarks = moved(landmarks or self.find_landmarks(image, face), self.config.device)
-        geometry = self.fit(landmarks, size)
+    def reconstruct_face(
+        self, image: Rgb, face: Face | Box, landmarks: Landmarks | None = None
+    ) -> Head:
+        """One head: the boxes of the README's figure, one line each.
+
+        Args:
+            image: photo, (H, W, 3) uint8 RGB.
+            face: a detected face, or the landmark square itself as benchmarks hand it out.
+            landmarks: the user's, in place of the landmarker.
+        """
+        seen = self.look(image, face, landmarks)
+        geometry = self.find_geometry(seen)
         regions = self.find_regions(image, geometry)
-        geometry = self.refine(image, geometry, landmarks, regions)
+        geometry = self.refine(image, geometry, seen.landmarks, regions)
         appearance = self.dress(image, geometry, regions)
+        face = face if isinstance(face, Face) else Face(face, 1.0)
         return Head(
             face=face,
             geometry=moved(geometry, "cpu"),
             appearance=moved(appearance, "cpu"),
-            image_size=size,
+            image_size=seen.image_size,
             weights=self.config.weights,
-            model=self.model,
-            warnings=_warnings(face, geometry, size),
+            model=self.model if self._is_modelled(geometry) else None,
+            warnings=_warnings(face, geometry, seen.image_size),
+            method=self._method_use(seen, geometry),
         )
 
-    def find_landmarks(self, image: Rgb, face: Face) -> Landmarks:
+    def look(self, image: Rgb, face: Face | Box, landmarks: Landmarks | None = None) -> FaceInput:
+        """What the method gets; landmarks are looked for only where a stage needs them."""
+        given = landmarks is not None
+        if not given and (self.config.refine or self.geometry_stage.needs_landmarks):
+            landmarks = self.find_landmarks(image, face)
+        points = None if landmarks is None else moved(landmarks, self.config.device)
+        return FaceInput(image, face, points, given)
+
+    def find_landmarks(self, image: Rgb, face: Face | Box) -> Landmarks:
         """Landmarks in photo px; the landmarker crops a second time, around its first ones."""
         return self.landmarker(image, face)
 
-    def fit(self, landmarks: Landmarks, image_size: tuple[int, int]) -> Geometry:
-        """Pose, identity and expression from landmarks."""
-        from lifemask.methods.fitting import fit_landmarks
-
-        return fit_landmarks(landmarks, self.device_model, self.config.fit, image_size)
+    def find_geometry(self, seen: FaceInput) -> Geometry:
+        """Shape and camera, by the method chosen."""
+        return moved(self.geometry_stage(seen), self.config.device)
 
     def refine(
         self,
         image: Rgb,
         geometry: Geometry,
-        landmarks: Landmarks,
+        landmarks: Landmarks | None,
         regions: Regions | None = None,
     ) -> Geometry:
-        """Shape and pose that agree with the photo's colours too, if that is switched on."""
-        if not self.config.refine:
+        """Shape and pose that agree with the photo's colours too, if that is switched on.
+
+        A mesh without parameters of the face model stays as it is.
+        """
+        if landmarks is None or not self._refines(geometry):
             return geometry
         from lifemask.methods.photometric import PhotometricConfig, refine_photometric
 
@@ -199,7 +236,7 @@ class Pipeline:
         model = self.device_model
         config = self.config
         used = config.regions and (config.refine or config.texture != "none")
-        known = SQUARE_NAME in model.landmark_embeddings
+        known = self._is_modelled(geometry) and SQUARE_NAME in model.landmark_embeddings
         if not (used and known and self.parser is not None):
             return None
         points = model.landmarks(geometry.vertices_mm, SQUARE_NAME)
@@ -209,8 +246,11 @@ class Pipeline:
     def dress(
         self, image: Rgb, geometry: Geometry, regions: Regions | None = None
     ) -> Appearance | None:
-        """Light-free texture and the photo's light, if that is switched on."""
-        if self.config.texture == "none":
+        """Light-free texture and the photo's light, if that is switched on.
+
+        A mesh without the face model's texture coordinates gets none.
+        """
+        if self.config.texture == "none" or not self._is_modelled(geometry):
             return None
         from lifemask.methods.texture import texture_from_photo
 
@@ -239,6 +279,19 @@ class Pipeline:
             return load_landmarks(landmarks, image_size=size)
         return landmarks_from_points(landmarks, image_size=size)
 
+    def _is_modelled(self, geometry: Geometry) -> bool:
+        """Whether a geometry is a head of the pipeline's face model, and not a free mesh."""
+        return geometry.model == self.model.name
+
+    def _refines(self, geometry: Geometry) -> bool:
+        modelled = self._is_modelled(geometry) and geometry.params is not None
+        return self.config.refine and modelled
+
+    def _method_use(self, seen: FaceInput, geometry: Geometry) -> MethodUse:
+        config = self.config
+        options = dict(self.geometry_stage.options(seen))
+        return MethodUse(config.method, config.weights, self._refines(geometry), options)
+
     @cached_property
     def detector(self) -> Detector:
         """The face detector."""
@@ -253,6 +306,16 @@ class Pipeline:
 
         config = self.config
         return load_landmarker(config.weights, threads=config.threads)
+
+    @cached_property
+    def geometry_stage(self) -> GeometryStage:
+        """The method, with its networks."""
+        config = self.config
+        module, function = METHODS[config.method].split(":")
+        setup = StageSetup(
+            self.device_model, config.weights, config.threads, getattr(config, config.method)
+        )
+        return getattr(import_module(module), function)(setup)
 
     @cached_property
     def parser(self) -> Parser | None:
@@ -322,19 +385,6 @@ def read_photo(photo: str | Path | Image.Image | Rgb) -> Rgb:
     return load_image(photo) if isinstance(photo, str | Path) else as_uint8_rgb(photo)
 
 
-def largest_first(faces: Sequence[Face]) -> list[Face]:
-    """Faces by the area of their box; those half as sure as the surest come last."""
-    best = max((face.score for face in faces), default=0.0)
-    return sorted(faces, key=lambda f: (f.score < best / 2, -(_side_px(f) ** 2)))
-
-
-def landmark_square(landmarks: Landmarks) -> Box:
-    """The square box that the landmark networks are trained on, around given landmarks."""
-    whole = landmarks.convention != "lifemask392"
-    (u, v), side = square_box(landmarks.points if whole else landmarks.points[SQUARE_SET])
-    return (u - side / 2, v - side / 2, u + side / 2, v + side / 2)
-
-
 def moved(value: _Stage, device: str) -> _Stage:
     """A stage's result (a frozen dataclass, or None) with its tensors on a device."""
     return _moved(value, torch.device(device))
@@ -358,31 +408,10 @@ def _pipeline(config: PipelineConfig) -> Pipeline:
     return Pipeline(config)
 
 
-def _usable(faces: Sequence[Face], image: Rgb) -> list[Face]:
-    """Faces that are large enough.
-
-    Raises:
-        NoFaceError: there is none.
-    """
-    if not faces:
-        raise NoFaceError(
-            "no face found; if there is one, give its box or landmarks, or a larger photo"
-        )
-    large = [face for face in faces if _side_px(face) >= MIN_FACE_PX]
-    if not large:
-        raise NoFaceError(
-            f"the largest face is only {max(map(_side_px, faces)):.0f} px wide; "
-            f"a reconstruction needs {MIN_FACE_PX} px"
-        )
-    if len(large) < len(faces):
-        log.warning("%d faces under %d px left out", len(faces) - len(large), MIN_FACE_PX)
-    return large
-
-
 def _warnings(face: Face, geometry: Geometry, image_size: tuple[int, int]) -> tuple[str, ...]:
     """What a user should know before trusting the result."""
     found: list[str] = []
-    side = _side_px(face)
+    side = side_px(face)
     if side < 80:
         found.append(f"the face is only {side:.0f} px wide; details are guesses")
     if geometry.residual_px > 0.06 * side:
@@ -392,28 +421,6 @@ def _warnings(face: Face, geometry: Geometry, image_size: tuple[int, int]) -> tu
     if x0 <= 0.5 or y0 <= 0.5 or x1 >= width - 1.5 or y1 >= height - 1.5:
         found.append("the face touches the photo's edge; what lies outside is a guess")
     return tuple(found)
-
-
-def _side_px(face: Face) -> float:
-    """Geometric mean of the box's sides."""
-    x0, y0, x1, y1 = face.box
-    return float(np.sqrt(max(x1 - x0, 0) * max(y1 - y0, 0)))
-
-
-def _face_of_box(box: Sequence[float]) -> Face:
-    values = [float(v) for v in box]
-    if len(values) != 4 or not np.isfinite(values).all():
-        raise UserError(f"a box is four numbers x0, y0, x1, y1 in photo px, not {list(box)}")
-    x0, y0, x1, y1 = values
-    if x1 <= x0 or y1 <= y0:
-        raise UserError(f"box {list(box)} is empty: x0 < x1 and y0 < y1 are needed")
-    return Face((x0, y0, x1, y1), 1.0)
-
-
-def _face_of_landmarks(landmarks: Landmarks) -> Face:
-    seen = landmarks.points[torch.isfinite(landmarks.sigma_px), :2]
-    low, high = seen.amin(0).tolist(), seen.amax(0).tolist()
-    return Face((low[0], low[1], high[0], high[1]), 1.0)
 
 
 def check_choice(what: str, value: str, valid: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from lifemask.types import Camera
+from lifemask.types import Camera, MethodUse
 
 if TYPE_CHECKING:
     from lifemask.head import Head
@@ -54,6 +54,7 @@ def face_record(head: Head, files: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "box": [round(v, 3) for v in head.face.box],
         "score": round(head.face.score, 4),
+        "method": method_record(head.method),
         "camera": camera_record(head.geometry.camera),
         "pose_deg": {name: round(value, 3) for name, value in head.pose_deg.items()},
         "model": head.geometry.model,
@@ -65,6 +66,18 @@ def face_record(head: Head, files: Sequence[str] = ()) -> dict[str, Any]:
         "residual_px": round(residual, 4) if math.isfinite(residual) else None,
         "files": list(files),
         "warnings": list(head.warnings),
+    }
+
+
+def method_record(method: MethodUse | None) -> dict[str, Any] | None:
+    """How the geometry was found; None if that is not known."""
+    if method is None:
+        return None
+    return {
+        "name": method.name,
+        "weights": method.weights,
+        "refined": method.refined,
+        "options": dict(method.options),
     }
 
 

@@ -165,3 +165,20 @@ class Appearance:
     lighting: Lighting
     visible: Bool[Tensor, "n n"] | None = None
     part_albedo: Mapping[str, Float[Tensor, "3 m m"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MethodUse:
+    """How a geometry was found, for the record.
+
+    Attributes:
+        name: key of `pipeline.METHODS`.
+        weights: licence family of the networks, "open" or "research".
+        refined: the photo's colours refined the method's result.
+        options: what the method chose for this face, e.g. the source of 2DASL's map.
+    """
+
+    name: str
+    weights: str
+    refined: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
