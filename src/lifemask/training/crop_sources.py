@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from lifemask.assets import LicenceTag, UserError
+from lifemask.data.augment import NO_AUGMENTATION, View, draw_views
 from lifemask.data.base import CropSet, load_crops, read_cache_header, save_crops
 
 REAL_SETS = ("aflw21", "ytf68")
@@ -45,3 +48,10 @@ def real_crops(name: str, data: Path | None, prepared: Path | None) -> tuple[Cro
     for place, crops in zip(places, sets, strict=False):
         save_crops(crops, place)
     return sets
+
+
+def nominal_view(crops: CropSet, count: int, size: int) -> View:
+    """Views of `count` crops of a set without augmentation: what a network sees in evaluation."""
+    rng = np.random.default_rng(0)  # nothing depends on it
+    side = crops.images[0].shape[1]
+    return draw_views(rng, NO_AUGMENTATION, count, side, crops.nominal_side_px, size)

@@ -20,7 +20,7 @@ from lifemask.methods._dasl_types import DaslBatch, HeadLabels, MapPoints, Sourc
 from lifemask.nn.landmark_map import REFERENCE_PX
 from lifemask.nn.landmark_net import unit_from_crop_px
 from lifemask.training.crop_sources import REAL_SETS
-from lifemask.training.dasl_data import DaslCorpus, FaceSet
+from lifemask.training.dasl_data import DaslCorpus, FaceSet, nominal_map
 from lifemask.training.dasl_detect import SCORED
 from lifemask.training.dasl_labels import head_symmetry, labels_in_view
 
@@ -181,6 +181,19 @@ def map18_truth(points: ndarray, visible: ndarray, convention: str) -> tuple[nda
     return moved, np.stack([visible[:, list(row)].all(1) for row in rows], 1)
 
 
+def true_map(faces: FaceSet, ids: ndarray | None = None) -> MapPoints:
+    """Map-18 points of the labels on nominal crops, those that are known and seen; no noise.
+
+    Args:
+        faces: any set.
+        ids: which of them; None for all.
+    """
+    crops = faces.crops
+    chosen = slice(None) if ids is None else ids
+    points = np.ascontiguousarray(crops.points[chosen][..., :2])
+    return nominal_map(crops, *map18_truth(points, crops.visible[chosen], crops.convention))
+
+
 def _first_map(rng: np.random.Generator, parts: list[_Part], config: DaslBatchConfig) -> MapPoints:
     """What is drawn into the first pass's map, in half-crops."""
     points, drawn = _join(parts, "true_map"), _join(parts, "true_drawn")
@@ -215,7 +228,7 @@ def _target(name: str, rows: slice, parts: list[_Part], size: int) -> SourceRows
 
 def _shares(config: DaslBatchConfig, unlabelled: list[str]) -> ndarray:
     """Shares of a batch: labelled, then each unlabelled set."""
-    weight = dict(zip(REAL_SETS, config.real_mix, strict=True))
+    weight: dict[str, float] = dict(zip(REAL_SETS, config.real_mix, strict=True))
     mix = np.array([weight.get(name, 1.0) for name in unlabelled])
     if config.unlabelled == 0 or len(mix) == 0:
         return np.array([1.0] + [0.0] * len(mix))

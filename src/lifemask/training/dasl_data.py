@@ -11,16 +11,36 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy import ndarray
 
+from lifemask.assets import UserError
+from lifemask.data.augment import move_points
 from lifemask.data.base import CropSet, load_render_cache
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
-from lifemask.training.crop_sources import REAL_SETS, real_crops, renders_tag
+from lifemask.methods._dasl_types import HeadLabels, MapPoints
+from lifemask.nn.landmark_net import unit_from_crop_px
+from lifemask.training.crop_sources import REAL_SETS, nominal_view, real_crops, renders_tag
 from lifemask.training.dasl_detect import SCORED, DetectedMaps, detected_maps
-from lifemask.training.dasl_labels import NEARNESS_WEIGHT, PoseLabels, pose_labels
+from lifemask.training.dasl_labels import (
+    NEARNESS_WEIGHT,
+    PoseLabels,
+    labels_in_view,
+    pose_labels,
+)
 from lifemask.training.recipes import Family
 
-__all__ = ["DaslCorpus", "DetectedMaps", "FaceSet", "PoseLabels", "load_dasl_corpus"]
+__all__ = [
+    "DaslCorpus",
+    "DetectedMaps",
+    "FaceSet",
+    "PoseLabels",
+    "crop_labels",
+    "crop_maps",
+    "load_dasl_corpus",
+]
+NOMINAL_PX = 112  # any size: half-crops do not depend on it
 WILD_RENDERS = "renders"  # name of the set that stands for photos in the open family
 
 
@@ -104,13 +124,19 @@ def load_dasl_corpus(
         return FaceSet(crops, labels, detected_maps(crops, family, prepared) if detect else None)
 
     for folder, tag in zip(caches, tags, strict=True):
-        last = len(list(folder.glob("labels-*.npz")))
-        first = min(held_out_renders, last)
-        half = int((last - first) * wild_share) if family == "open" and detect else 0
-        labelled.append(renders(folder, slice(held_out_renders, last - half)))
         held[f"renders-{tag}"] = renders(folder, slice(0, max(held_out_renders, 1)))
-        if half:
-            wild.append(renders(folder, slice(last - half, last), with_labels=False))
+        last = len(list(folder.glob("labels-*.npz")))
+        split = last
+        if family == "open" and detect:
+            split -= int((last - held_out_renders) * wild_share)
+        own = renders(folder, slice(held_out_renders, split))
+        if split < last:
+            wild.append(renders(folder, slice(split, last), with_labels=False))
+        elif family == "open" and detect and wild_share:  # a single shard: its last crops
+            count = int(len(own) * wild_share)
+            wild.append(own.subset(np.arange(len(own) - count, len(own))))
+            own = own.subset(np.arange(len(own) - count))
+        labelled.append(own)
     unlabelled = {WILD_RENDERS: _without_truth(wild)} if wild else {}
     if family == "research":
         for name in REAL_SETS:
@@ -124,6 +150,8 @@ def load_dasl_corpus(
 
 def _without_truth(sets: list[FaceSet]) -> FaceSet:
     """One set of renders that knows no more than a landmarker tells."""
+    if len({(one.crops.nominal_side_px, one.crops.images[0].shape[1]) for one in sets}) > 1:
+        raise UserError("caches of renders differ in image size or crop: render them alike")
     found = [one.detected for one in sets if one.detected is not None]
     detected = DetectedMaps(
         np.concatenate([d.points for d in found]),
@@ -142,3 +170,45 @@ def _without_truth(sets: list[FaceSet]) -> FaceSet:
         weight=np.ones(count, np.float32),
     )
     return FaceSet(crops, None, detected)
+
+
+def crop_labels(faces: FaceSet, ids: ndarray | None = None) -> HeadLabels:
+    """Labels of nominal crops, without augmentation.
+
+    Args:
+        faces: renders with labels.
+        ids: which of them; None for all.
+
+    Raises:
+        ValueError: faces without labels.
+    """
+    if faces.labels is None:
+        raise ValueError(f"{faces.crops.name} has no coefficients")
+    labels = faces.labels if ids is None else faces.labels.subset(ids)
+    view = nominal_view(faces.crops, len(labels), NOMINAL_PX)
+    return labels_in_view(labels, view, NOMINAL_PX, None)
+
+
+def crop_maps(faces: FaceSet, ids: ndarray | None = None) -> MapPoints:
+    """Map-18 points that the landmarker found on nominal crops, without noise.
+
+    Args:
+        faces: with detected landmarks.
+        ids: which of them; None for all.
+
+    Raises:
+        ValueError: the landmarker was not asked.
+    """
+    if faces.detected is None:
+        raise ValueError(f"no landmarks were detected on {faces.crops.name}")
+    found = faces.detected if ids is None else faces.detected.subset(ids)
+    return nominal_map(faces.crops, found.points, found.drawn)
+
+
+def nominal_map(crops: CropSet, points: ndarray, drawn: ndarray) -> MapPoints:
+    """Map-18 points (b, 18, 2) in stored-image px as those of nominal crops."""
+    view = nominal_view(crops, len(points), NOMINAL_PX)
+    moved = move_points(points, view, np.arange(points.shape[1]))
+    return MapPoints(
+        unit_from_crop_px(torch.from_numpy(moved), NOMINAL_PX), torch.from_numpy(drawn)
+    )

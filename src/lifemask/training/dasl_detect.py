@@ -16,7 +16,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from lifemask.assets import weights_path
-from lifemask.data.augment import NO_AUGMENTATION, View, draw_views, warp
+from lifemask.data.augment import View, warp
 from lifemask.data.base import CropSet
 from lifemask.data.npz import read_npz
 from lifemask.facemodel import load_face_model
@@ -24,6 +24,7 @@ from lifemask.facemodel.landmarks import convert
 from lifemask.faces.landmarker import CONVENTION, load_landmarker
 from lifemask.graphics.pose import procrustes_camera
 from lifemask.nn.landmark_map import facing, map18_normals
+from lifemask.training.crop_sources import nominal_view
 from lifemask.training.recipes import Family
 
 logger = logging.getLogger(__name__)
@@ -107,9 +108,7 @@ def run_landmarker(crops: CropSet, landmarker: CropLandmarker) -> DetectedMaps:
 def _find(crops: CropSet, ids: ndarray, landmarker: CropLandmarker) -> DetectedMaps:
     images = crops.gather(ids)
     size = landmarker.size
-    rng = np.random.default_rng(0)  # without augmentation nothing depends on it
-    args = (len(ids), images.shape[1], crops.nominal_side_px, size)
-    view = draw_views(rng, NO_AUGMENTATION, *args)
+    view = nominal_view(crops, len(ids), size)
     pixels = torch.from_numpy(warp(images, view, size) / np.float32(255)).permute(0, 3, 1, 2)
     found = landmarker.predict_crops(pixels.contiguous())[..., :3].float()
     points68 = convert(found, CONVENTION, SCORED)[..., :2]
