@@ -27,8 +27,8 @@ from lifemask.nn.backbones import mobile_from_landmarker
 from lifemask.nn.critic import Critic
 from lifemask.training.checkpoint import averaged_weights
 from lifemask.training.dasl_batches import DaslBatchMaker
-from lifemask.training.dasl_data import DaslCorpus, load_dasl_corpus
-from lifemask.training.dasl_evaluation import evaluate, nominal_labels
+from lifemask.training.dasl_data import DaslCorpus, crop_labels, load_dasl_corpus
+from lifemask.training.dasl_evaluation import evaluate
 from lifemask.training.dasl_recipes import DASL, DaslRecipe
 from lifemask.training.landmarker import shipped_weights
 from lifemask.training.loop import LoopConfig, train
@@ -101,8 +101,7 @@ def create_network(
     if start_from:
         network.load_state_dict(averaged_weights(Path(start_from)))
         return network
-    size = recipe.net.size
-    labels = [network.head.pack(nominal_labels(faces, size)) for faces in corpus.labelled]
+    labels = [network.head.pack(crop_labels(faces)) for faces in corpus.labelled]
     network.head.set_whitening(torch.cat(labels))
     if recipe.start == "landmarker" and recipe.net.backbone == "mobile":
         weights = shipped_weights(f"landmarker-{recipe.family}")

@@ -39,6 +39,7 @@ __all__ = [
     "crop_labels",
     "crop_maps",
     "load_dasl_corpus",
+    "load_held_out",
 ]
 NOMINAL_PX = 112  # any size: half-crops do not depend on it
 WILD_RENDERS = "renders"  # name of the set that stands for photos in the open family
@@ -146,6 +147,29 @@ def load_dasl_corpus(
                 found = detected_maps(crops, family, prepared) if detect else None
                 into[name] = FaceSet(crops, None, found)
     return DaslCorpus(labelled, unlabelled, held)
+
+
+def load_held_out(
+    family: Family,
+    data: Path | None,
+    caches: list[Path],
+    prepared: Path | None = None,
+    held_out_renders: int = 1,
+) -> dict[str, FaceSet]:
+    """The held-out sets of `load_dasl_corpus` alone; arguments and errors as there."""
+    model = load_face_model()
+    held: dict[str, FaceSet] = {}
+    for folder in caches:
+        shards = slice(0, max(held_out_renders, 1))
+        crops = load_render_cache(folder, shards)
+        found = detected_maps(crops, family, prepared)
+        name = f"renders-{renders_tag(folder, family)}"
+        held[name] = FaceSet(crops, pose_labels(folder, model, shards), found)
+    if family == "research":
+        for name in REAL_SETS:
+            crops = real_crops(name, data, prepared)[1]
+            held[name] = FaceSet(crops, None, detected_maps(crops, family, prepared))
+    return held
 
 
 def _without_truth(sets: list[FaceSet]) -> FaceSet:

@@ -13,15 +13,15 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from lifemask.data.augment import NO_AUGMENTATION, View, draw_views, warp
+from lifemask.data.augment import move_points, warp
 from lifemask.methods._dasl_head import Posed
-from lifemask.methods._dasl_types import HeadLabels, MapPoints
+from lifemask.methods._dasl_types import MapPoints
 from lifemask.methods.dasl import DaslNet
 from lifemask.nn.landmark_net import unit_from_crop_px
 from lifemask.nn.parametric import LENGTH_MM
-from lifemask.training.dasl_batches import map18_truth
-from lifemask.training.dasl_data import FaceSet
-from lifemask.training.dasl_labels import labels_in_view
+from lifemask.training.crop_sources import nominal_view
+from lifemask.training.dasl_batches import true_map
+from lifemask.training.dasl_data import FaceSet, crop_labels, crop_maps
 from lifemask.training.landmarker import crop_errors
 
 Source = Literal["detector", "self", "none", "oracle"]
@@ -103,52 +103,21 @@ def predictions(
         yield source, Found(points.numpy(), raw), np.concatenate(wanted)
 
 
-def nominal_view(faces: FaceSet, ids: ndarray, size: int) -> View:
-    """Views of some crops without augmentation."""
-    stored = faces.crops.images[0].shape[1]
-    side = faces.crops.nominal_side_px
-    return draw_views(np.random.default_rng(0), NO_AUGMENTATION, len(ids), stored, side, size)
-
-
 def nominal_crops(faces: FaceSet, ids: ndarray, size: int) -> tuple[Tensor, ndarray]:
     """Crops (b, 3, size, size) in [0, 1] without augmentation, and their labels in half-crops."""
-    view = nominal_view(faces, ids, size)
-    images = warp(faces.crops.gather(ids), view, size)
-    pixels = torch.from_numpy(images / np.float32(255)).permute(0, 3, 1, 2)
-    return pixels, _in_view(faces.crops.points[ids], view, size).numpy()
+    crops = faces.crops
+    view = nominal_view(crops, len(ids), size)
+    pixels = torch.from_numpy(warp(crops.gather(ids), view, size) / np.float32(255))
+    points = move_points(crops.points[ids], view, np.arange(crops.points.shape[1]))
+    return pixels.permute(0, 3, 1, 2), unit_from_crop_px(torch.from_numpy(points), size).numpy()
 
 
-def nominal_labels(faces: FaceSet, size: int) -> HeadLabels:
-    """Coefficients of a set of renders in half-crops.
-
-    Raises:
-        ValueError: the set has none.
-    """
-    if faces.labels is None:
-        raise ValueError(f"{faces.crops.name} has no coefficients")
-    view = nominal_view(faces, np.arange(len(faces)), size)
-    return labels_in_view(faces.labels, view, size, None)
-
-
-def nominal_map(faces: FaceSet, ids: ndarray, size: int, source: Source) -> MapPoints:
-    """Map-18 points of some crops: "detector" or "oracle"; nothing is drawn for other sources."""
-    view = nominal_view(faces, ids, size)
+def given_map(faces: FaceSet, ids: ndarray, source: Source) -> MapPoints:
+    """Map-18 points of nominal crops: "detector" or "oracle"; nothing is drawn for others."""
     if source == "detector" and faces.detected is not None:
-        found = faces.detected.subset(ids)
-        points, drawn = found.points, found.drawn
-    else:
-        crops = faces.crops
-        points, drawn = map18_truth(crops.points[ids, :, :2], crops.visible[ids], crops.convention)
-        drawn = drawn & (source == "oracle")
-    return MapPoints(_in_view(points, view, size), torch.from_numpy(drawn))
-
-
-def _in_view(points: ndarray, view: View, size: int) -> Tensor:
-    """Stored-image px to half-crops, unmirrored views."""
-    moved = points.astype(np.float32).copy()
-    moved[..., :2] = points[..., :2] @ view.matrix.swapaxes(1, 2) + view.offset[:, None]
-    moved[..., 2:] *= view.scale[:, None, None].astype(np.float32)
-    return unit_from_crop_px(torch.from_numpy(moved), size)
+        return crop_maps(faces, ids)
+    true = true_map(faces, ids)
+    return true if source == "oracle" else MapPoints(true.points, torch.zeros_like(true.drawn))
 
 
 @torch.no_grad()
@@ -158,7 +127,7 @@ def one_batch(
     """Landmarks (b, k, 3) and raw coefficients of some crops with one source of maps."""
     device = network.regressor.weight.device
     crops = crops.to(device)
-    given = nominal_map(faces, ids, network.config.size, source)
+    given = given_map(faces, ids, source)
     p, posed = _pass(network, crops, given.points.to(device), given.drawn.to(device))
     for _ in range(OWN_MAPS if source == "self" else 0):
         p, posed = _pass(network, crops, *network.head.own_map(posed))
@@ -179,7 +148,7 @@ def _head_errors(name: str, network: DaslNet, faces: FaceSet, found: Found) -> d
     metrics = {f"{name}_identity": float(got.identity.square().mean().sqrt())}
     if faces.labels is None:
         return metrics
-    true = nominal_labels(faces, network.config.size)
+    true = crop_labels(faces)
     shapes = [head.shape(x.identity, x.expression) for x in (got, true)]
     ours, theirs = (s - s.mean(1, keepdim=True) for s in shapes)
     cosine = ((got.rotation * true.rotation).sum((1, 2)) - 1) / 2
