@@ -134,8 +134,9 @@ def mobile_from_landmarker(weights: Mapping[str, Tensor], backbone: Backbone) ->
     result = {name: weights[name].detach() for name in wanted if name in weights}
     if "stem.0.weight" in wanted and "stem.0.weight" in result:
         colours = result["stem.0.weight"].float() * LANDMARKER_FROM_DASL
-        outputs, inputs, *kernel = wanted["stem.0.weight"].shape
-        further = colours.new_zeros(outputs, max(inputs - colours.shape[1], 0), *kernel)
+        further_inputs = max(wanted["stem.0.weight"].shape[1] - colours.shape[1], 0)
+        outputs, _, *kernel = colours.shape
+        further = colours.new_zeros(outputs, further_inputs, *kernel)
         result["stem.0.weight"] = torch.cat((colours, further), 1)
     for name, tensor in wanted.items():
         if name not in result or result[name].shape != tensor.shape:
