@@ -2,6 +2,7 @@ r"""Predict and score a benchmark with every family of weights and method, or sc
 
     python benchmarks/accuracy.py --data FOLDER --name aflw2000-dev
     python benchmarks/accuracy.py --data FOLDER --name aflw21 --protocol aflw21
+    python benchmarks/accuracy.py --data FOLDER --name aflw2000-dev --method dasl [--map self]
     python benchmarks/accuracy.py --data FOLDER --name aflw2000-dev \
         --predictions FILE.npz --system "MediaPipe face mesh" --made-by "COMMAND"
 
@@ -15,6 +16,7 @@ import argparse
 import json
 import re
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +25,77 @@ from lifemask.evaluation.score import score
 from provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Ours:
+    """One of our systems.
+
+    Attributes:
+        weights: family, "open" or "research".
+        method: "landmarker", "fit" or "dasl".
+        box: source of the face boxes, "official" or "detector".
+        map: source of 2DASL's input map, "" for methods without one.
+    """
+
+    weights: str
+    method: str
+    box: str = "official"
+    map: str = ""
+
+    @property
+    def stem(self) -> str:
+        """The end of its result's file name: research-dasl-self-official."""
+        return "-".join(filter(None, (self.weights, self.method, self.map, self.box)))
+
+    @property
+    def options(self) -> str:
+        """Options of `lifemask predict` that run it."""
+        chosen = f"--map {self.map} " if self.map else ""
+        return f"--method {self.method} {chosen}--weights {self.weights} --box {self.box}"
+
+    @property
+    def name(self) -> list[str]:
+        """Weights, method and box as the tables show them."""
+        return [self.weights, f"{self.method} ({self.map})" if self.map else self.method, self.box]
+
+
 SYSTEMS = (
-    ("research", "landmarker", "official"),
-    ("research", "fit", "official"),
-    ("research", "landmarker", "detector"),
-    ("open", "landmarker", "official"),
-    ("open", "fit", "official"),
+    Ours("research", "landmarker"),
+    Ours("research", "fit"),
+    Ours("research", "landmarker", "detector"),
+    Ours("open", "landmarker"),
+    Ours("open", "fit"),
+    Ours("research", "dasl", map="self"),
+    Ours("research", "dasl", map="detector"),
+    Ours("research", "dasl", map="none"),
+    Ours("research", "dasl", "detector", map="self"),
+    Ours("open", "dasl", map="self"),
 )
-"""(weights, method, box source) of the systems that are scored."""
+"""Our systems that are scored."""
 WITHOUT_DETECTOR = ("aflw21", "ytf68")
 """Data sets of crops, where a detector has nothing to find, or whose truth it cannot be told by."""
 
 
-def run(
-    protocol: str, data: Path, name: str, weights: str, method: str, box: str
-) -> dict[str, Any]:
+def run(protocol: str, data: Path, name: str, ours: Ours) -> dict[str, Any]:
     """Predict and score one system; returns what is written."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"{name}-{weights}-{method}-{box}.npz"
-        predict(protocol, data, file, weights=weights, method=method, box=box)  # pyright: ignore
+        file = Path(folder) / f"{name}-{ours.stem}.npz"
+        predict(
+            protocol,
+            data,
+            file,
+            weights=ours.weights,  # pyright: ignore[reportArgumentType]
+            method=ours.method,  # pyright: ignore[reportArgumentType]
+            box=ours.box,  # pyright: ignore[reportArgumentType]
+            map_source=ours.map or None,
+        )
         result = score(protocol, data, file)
-    options = f"--method {method} --weights {weights} --box {box}"
     command = (
-        f"lifemask predict {protocol} --data DIR {options} -o FILE.npz && "
+        f"lifemask predict {protocol} --data DIR {ours.options} -o FILE.npz && "
         f"lifemask score {protocol} --data DIR --predictions FILE.npz --json FILE.json --per-image"
     )
-    return {"dataset": name, "system": [weights, method, box]} | result | provenance(command)
+    return {"dataset": name, "system": ours.name} | result | provenance(command)
 
 
 def score_peer(
@@ -82,7 +129,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--name", default="aflw2000", help="begins the names of the results")
     parser.add_argument("--protocol", default="aflw2000", help="aflw2000, aflw21 or ytf68")
-    parser.add_argument("--method", help="only our systems of this method: landmarker or fit")
+    parser.add_argument("--method", help="only our systems of this method: landmarker, fit, dasl")
+    parser.add_argument("--weights", help="only our systems of this family: open or research")
+    parser.add_argument("--map", help="only those of 2DASL with this map: detector, self or none")
     parser.add_argument("--predictions", type=Path, help="score these in place of our systems")
     parser.add_argument("--system", default="peer", help="their name in the tables")
     parser.add_argument("--made-by", default="", help="the command that made them")
@@ -93,11 +142,18 @@ def main() -> None:
         stem = f"{options.name}-{re.sub('[^a-z0-9]+', '-', options.system.lower())}"
         peer = score_peer(*place, options.predictions, options.system, options.made_by)
         return store(stem, peer)
-    for weights, method, box in SYSTEMS:
-        wanted = options.method in (None, method)
-        if wanted and (box == "official" or options.protocol not in WITHOUT_DETECTOR):
-            result = run(*place, weights, method, box)
-            store(f"{options.name}-{weights}-{method}-{box}", result)
+    wanted = [
+        ours
+        for ours in SYSTEMS
+        if options.method in (None, ours.method)
+        and options.weights in (None, ours.weights)
+        and options.map in (None, ours.map)
+        and (ours.box == "official" or options.protocol not in WITHOUT_DETECTOR)
+    ]
+    if not wanted:
+        parser.error("none of our systems has that method, family and map")
+    for ours in wanted:
+        store(f"{options.name}-{ours.stem}", run(*place, ours))
 
 
 if __name__ == "__main__":

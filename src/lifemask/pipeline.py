@@ -423,6 +423,22 @@ def _warnings(face: Face, geometry: Geometry, image_size: tuple[int, int]) -> tu
     return tuple(found)
 
 
+def dasl_settings(method: str, map_source: str | None) -> DaslPredictConfig | None:
+    """Settings of 2DASL from the name of a map source, as commands take it; None for none.
+
+    Raises:
+        UserError: an unknown source, or a method that has no map.
+    """
+    if map_source is None:
+        return None
+    if method != "dasl":
+        raise UserError(f"method {method} draws no landmark map; --map belongs to --method dasl")
+    from lifemask.methods._dasl_stage import MAP_SOURCES, DaslPredictConfig
+
+    check_choice("map source", map_source, MAP_SOURCES)
+    return DaslPredictConfig(landmarks=map_source)  # pyright: ignore[reportArgumentType]
+
+
 def check_choice(what: str, value: str, valid: tuple[str, ...]) -> None:
     """Refuse an unknown name.
 

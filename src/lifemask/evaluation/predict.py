@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from lifemask.assets import UserError
 from lifemask.evaluation.predictions import Predictions, load_predictions, save_predictions
 from lifemask.evaluation.score import load_entry, lookup
 from lifemask.types import Face
+
+if TYPE_CHECKING:
+    from lifemask.methods._dasl_predict import DaslPredictConfig
 
 DATASETS = {
     "aflw2000": "lifemask.data.aflw2000:load_aflw2000",
@@ -55,7 +58,7 @@ SCORED_SETS = {"aflw2000": SCORED_SET, "aflw21": SCORED_SET, "ytf68": "ict68"}
 """Landmark convention in which each data set is predicted."""
 
 BoxSource = Literal["official", "detector"]
-MethodName = Literal["landmarker", "fit"]
+MethodName = Literal["landmarker", "fit", "dasl"]
 Box = tuple[float, float, float, float]
 System = Callable[[ndarray, Face | Box], tuple[ndarray, ndarray]]
 """Photo (H, W, 3) uint8 and the face to landmarks (68, 3) in photo px and pose (3,) in degrees.
@@ -80,6 +83,7 @@ def predict(
     resume: bool = True,
     progress: Callable[[int, int], None] | None = None,
     system: System | None = None,
+    map_source: str | None = None,
 ) -> Path:
     """Predict every photo of a data set and write the prediction file.
 
@@ -88,7 +92,8 @@ def predict(
         data: the data set's folder.
         out: npz to write. While running, finished photos are in `OUT.partial.npz`.
         weights: family of the landmarker's weights.
-        method: "landmarker" scores the network's own points, "fit" those of the fitted head.
+        method: "landmarker" scores the network's own points, "fit" those of the fitted head,
+            "dasl" those of the head that 2DASL regresses.
         box: "official" hands the benchmark's box to the landmarker, so no face can be missed;
             "detector" runs our detector and takes the face that overlaps the true landmarks'
             box best; below an intersection over union of 0.3 the face counts as missed.
@@ -96,21 +101,24 @@ def predict(
         resume: go on from `OUT.partial.npz` of an interrupted run with the same settings.
         progress: called with (photos done, photos) after each photo.
         system: another landmark system to run in place of lifemask's; None builds lifemask's.
+        map_source: where 2DASL's input map comes from: "detector" (our landmarker on the same box),
+            "self" or "none"; None for its default. Other methods have no map.
 
     Returns:
         The path written.
 
     Raises:
-        UserError: unknown data set, method or box source, unreadable data, missing weights.
+        UserError: unknown data set, method, box or map source, unreadable data, missing weights.
     """
     photos: PhotoSet = load_entry(lookup(DATASETS, dataset, "data set"))(data)
     out = Path(out)
     partial = out.with_name(out.name + ".partial.npz")
     convention = SCORED_SETS[dataset]
     meta = {"dataset": dataset, "box": box}
-    meta |= _own_meta(method, weights, convention) if system is None else {}
+    if system is None:
+        meta |= _own_meta(method, weights, convention) | map_meta(method, map_source)
     state = _resumed(partial, photos, meta) if resume else _empty(meta)
-    run = system or load_system(method, weights, threads, convention)
+    run = system or load_system(method, weights, threads, convention, map_source)
     faces = _face_source(photos, box)
     count = len(photos.names)
     for index in range(len(state.names), count):
@@ -130,27 +138,39 @@ def load_system(
     weights: Literal["open", "research"] = "research",
     threads: int = 1,
     convention: str = SCORED_SET,
+    map_source: str | None = None,
 ) -> System:
-    """The landmarker or fitter of lifemask as a `System` that returns points of a 68 set.
+    """A method of lifemask as a `System` that returns points of a 68 set.
 
     Raises:
         AssetError: missing or broken weights.
-        UserError: unknown method.
+        UserError: unknown method or map source.
     """
+    from lifemask.pipeline import METHODS, dasl_settings
+
+    settings = dasl_settings(method, map_source)
+    if method == "landmarker":
+        return _landmarker_system(weights, threads, convention)
+    if method in METHODS:
+        return _geometry_system(method, weights, threads, convention, settings)
+    raise UserError(f"unknown method {method!r}; valid: {', '.join(sorted(METHODS))}, landmarker")
+
+
+def _landmarker_system(
+    weights: Literal["open", "research"], threads: int, convention: str
+) -> System:
+    """The landmark network's own points, and the pose of the mean head that they give."""
     from lifemask.facemodel import load_face_model
     from lifemask.facemodel.landmarks import convert
     from lifemask.faces.landmarker import load_landmarker
-    from lifemask.graphics.camera import euler_deg_from_rotation, project
+    from lifemask.graphics.camera import euler_deg_from_rotation
     from lifemask.graphics.pose import procrustes_camera
-    from lifemask.methods.fitting import fit_landmarks
 
-    if method not in ("landmarker", "fit"):
-        raise UserError(f"unknown method {method!r}; valid: fit, landmarker")
     landmarker = load_landmarker(weights, threads=threads)
     model = load_face_model()
     neutral = model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
 
-    def run_landmarker(image: ndarray, face: Face | Box) -> tuple[ndarray, ndarray]:
+    def run(image: ndarray, face: Face | Box) -> tuple[ndarray, ndarray]:
         landmarks = landmarker(image, face)
         mean_head = model.landmarks(neutral, landmarks.convention)
         camera = procrustes_camera(mean_head, landmarks.points, landmarks.sigma_px**-2)
@@ -159,13 +179,50 @@ def load_system(
             euler_deg_from_rotation(camera.rotation).numpy(),
         )
 
-    def run_fit(image: ndarray, face: Face | Box) -> tuple[ndarray, ndarray]:
-        height, width = image.shape[:2]
-        geometry = fit_landmarks(landmarker(image, face), model, image_size=(width, height))
-        points = project(model.landmarks(geometry.vertices_mm, convention), geometry.camera)
-        return points.numpy(), euler_deg_from_rotation(geometry.camera.rotation).numpy()
+    return run
 
-    return run_fit if method == "fit" else run_landmarker
+
+def _geometry_system(
+    method: str,
+    weights: Literal["open", "research"],
+    threads: int,
+    convention: str,
+    settings: DaslPredictConfig | None,
+) -> System:
+    """A method's head, without refinement: its points and its pose."""
+    from lifemask.graphics.camera import euler_deg_from_rotation, project
+    from lifemask.pipeline import Pipeline, PipelineConfig
+
+    config = PipelineConfig(
+        weights=weights, method=method, threads=threads, refine=False, dasl=settings
+    )
+    pipeline = Pipeline(config)
+    if pipeline.geometry_stage.needs_landmarks:  # missing weights are told before the first photo
+        _ = pipeline.landmarker
+
+    def run(image: ndarray, face: Face | Box) -> tuple[ndarray, ndarray]:
+        geometry = pipeline.find_geometry(pipeline.look(image, face))
+        points = pipeline.model.landmarks(geometry.vertices_mm, convention)
+        pose_deg = euler_deg_from_rotation(geometry.camera.rotation)
+        return project(points, geometry.camera).numpy(), pose_deg.numpy()
+
+    return run
+
+
+def map_meta(method: str, map_source: str | None) -> dict[str, str]:
+    """What predictions say of 2DASL's map; nothing for other methods.
+
+    Raises:
+        UserError: see `pipeline.dasl_settings`.
+    """
+    from lifemask.pipeline import dasl_settings
+
+    settings = dasl_settings(method, map_source)
+    if method != "dasl":
+        return {}
+    from lifemask.methods._dasl_predict import DaslPredictConfig
+
+    return {"map": (settings or DaslPredictConfig()).landmarks}
 
 
 def best_overlap(boxes: Float[ndarray, "n 4"], box: Float[ndarray, "4"]) -> tuple[int, float]:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import torch
 from numpy import ndarray
@@ -16,6 +16,7 @@ from lifemask.assets import UserError
 from lifemask.evaluation._seven import SEVEN_FROM_68
 from lifemask.evaluation.head_files import View, write_head
 from lifemask.evaluation.meshes import META_NAME
+from lifemask.evaluation.predict import map_meta
 from lifemask.evaluation.score import load_entry, lookup
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 Shape = Literal["photo", "neutral"]
 Box = tuple[float, float, float, float]
-MeshMethod = Literal["fit", "mean"]
+MeshMethod = Literal["fit", "dasl", "mean"]
 ALBEDO_PX = 512
 _LANDMARKS = ("ict68", "ibug68-3d-bfm")
 _log = logging.getLogger(__name__)
@@ -83,6 +84,8 @@ def predict_meshes(
     resume: bool = True,
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    map_source: str | None = None,
+    refine: bool = True,
 ) -> Path:
     """Reconstruct every photo of a benchmark and write its head.
 
@@ -90,15 +93,18 @@ def predict_meshes(
         dataset: a key of `MESH_DATASETS`.
         data: the data set's folder.
         out: folder of the predictions, as `evaluation.meshes` and `head_files` describe them.
-        weights: family of the landmarker's weights.
-        method: "fit" is the whole pipeline; "mean" is the baseline that looks at no photo: the
-            mean head, frontal, in the middle of the box.
+        weights: family of the networks' weights.
+        method: "fit" and "dasl" are the whole pipeline with that method; "mean" is the baseline
+            that looks at no photo: the mean head, frontal, in the middle of the box.
         box: "official" uses the benchmark's boxes where it has any, else as "detector": the
             largest face that our detector finds; none is a miss.
         threads: threads of the networks.
         resume: keep heads that are already in the folder, if it has the same settings.
         limit: predict the first photos only.
         progress: called with (photos done, photos).
+        map_source: where 2DASL's input map comes from; None for its default.
+        refine: let the photo's colours refine the method's shape, as the product does; it draws
+            the methods together, because it asks our landmarker again.
 
     Returns:
         The folder.
@@ -108,15 +114,19 @@ def predict_meshes(
             folder with predictions of other settings.
     """
     entry: MeshDataset = lookup(MESH_DATASETS, dataset, "mesh data set")
-    if method not in ("fit", "mean"):
-        raise UserError(f"{dataset} is predicted as meshes by method fit or mean, not {method!r}")
+    if method not in get_args(MeshMethod):
+        valid = ", ".join(get_args(MeshMethod))
+        raise UserError(
+            f"{dataset} is predicted as meshes; unknown method {method!r}; valid: {valid}"
+        )
     photos: PhotoFiles = load_entry(entry.load)(data)
     if not photos.image_paths:
         raise UserError(f"the photos of {dataset} are not in {data}; only scoring works without")
     out = Path(out)
-    meta = _meta(dataset, weights, method, box)
+    meta = _meta(dataset, weights, method, box) | map_meta(method, map_source)
+    meta |= {} if refine else {"refine": "off"}
+    run = _Runner(entry, weights, method, threads, map_source, refine)
     _check_folder(out, meta, resume)
-    run = _Runner(entry, weights, method, threads)
     boxes = getattr(photos, "boxes", None) if box == "official" else None
     count = len(photos.names) if limit is None else min(limit, len(photos.names))
     missed = 0
@@ -134,37 +144,48 @@ def predict_meshes(
 class _Runner:
     """Photo to files, with the networks loaded once."""
 
-    def __init__(self, entry: MeshDataset, weights: Any, method: MeshMethod, threads: int) -> None:
+    def __init__(
+        self,
+        entry: MeshDataset,
+        weights: Any,
+        method: MeshMethod,
+        threads: int,
+        map_source: str | None,
+        refine: bool,
+    ) -> None:
         from lifemask.methods.texture import TextureConfig
-        from lifemask.pipeline import Pipeline, PipelineConfig
+        from lifemask.pipeline import Pipeline, PipelineConfig, dasl_settings
 
         config = PipelineConfig(
             weights=weights,
+            method="fit" if method == "mean" else method,
+            dasl=dasl_settings(method, map_source),
+            refine=refine,
             texture="photo" if entry.views else "none",
             threads=threads,
             appearance=TextureConfig(size=ALBEDO_PX, part_size=64),
         )
         self.entry, self.method, self.pipeline = entry, method, Pipeline(config)
+        if method != "mean":  # missing weights are told before the folder is begun
+            _ = self.pipeline.geometry_stage
 
     def __call__(self, photo: Path, box: Box | None, out: Path, name: str) -> bool:
         """Write one head; False for a miss."""
-        from lifemask.pipeline import NoFaceError, read_photo
+        from lifemask.faces.choice import NoFaceError
+        from lifemask.pipeline import read_photo
 
         image = read_photo(photo)
         try:
-            head = self._mean(image, box) if self.method == "mean" else self._fit(image, box)
+            head = self._mean(image, box) if self.method == "mean" else self._head(image, box)
         except NoFaceError:
             return False
         write_fitted_head(out, name, head, self.entry.shape, self.entry.views)
         return True
 
-    def _fit(self, image: ndarray, box: Box | None) -> Head:
-        from lifemask.types import Face
-
+    def _head(self, image: ndarray, box: Box | None) -> Head:
         if box is None:
             return self.pipeline(image)[0]
-        landmarks = self.pipeline.landmarker(image, box)
-        return self.pipeline.reconstruct_face(image, Face(box, 1.0), landmarks)
+        return self.pipeline.reconstruct_face(image, box)
 
     def _mean(self, image: ndarray, box: Box | None) -> Head:
         height, width = image.shape[:2]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lifemask.apps.commands.reconstruct import MapSource
 from lifemask.assets import UserError
 
 
@@ -26,14 +28,19 @@ def predict(
     method: Annotated[
         str,
         typer.Option(
-            metavar="landmarker|fit|mean",
-            help="Points of the network or of the fitted head; meshes: fit, or mean, a baseline.",
+            metavar="landmarker|fit|dasl|mean",
+            help="Points of the network, of the fitted head or of the head that 2DASL regresses;"
+            " meshes: fit, dasl, or mean, a baseline.",
         ),
     ] = "landmarker",
+    map_source: MapSource = None,
     weights: Annotated[str, typer.Option(metavar="open|research", help="Family.")] = "research",
     box: Annotated[
         str, typer.Option(metavar="official|detector", help="Where the face boxes come from.")
     ] = "official",
+    refine: Annotated[
+        bool, typer.Option("--refine/--no-refine", help="Meshes: let the colours refine the shape.")
+    ] = True,
     threads: Annotated[int, typer.Option(help="Threads of the networks.")] = 1,
     resume: Annotated[bool, typer.Option(help="Go on from an interrupted run.")] = True,
 ) -> None:
@@ -48,7 +55,7 @@ def predict(
 
     lookup(DATASETS | MESH_DATASETS, dataset, "data set")
     meshes = dataset in MESH_DATASETS
-    run = predict_meshes if meshes else predict_points
+    run = partial(predict_meshes, refine=refine) if meshes else predict_points
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(dataset)
@@ -58,6 +65,7 @@ def predict(
             out if meshes else _npz(out),
             weights=weights,  # pyright: ignore[reportArgumentType]
             method=method,  # pyright: ignore[reportArgumentType]
+            map_source=map_source,
             box=box,  # pyright: ignore[reportArgumentType]
             threads=threads,
             resume=resume,

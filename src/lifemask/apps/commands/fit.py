@@ -1,4 +1,4 @@
-"""`lifemask fit PHOTO --landmarks FILE`: the fitter alone, from landmarks if the user has them."""
+"""`lifemask fit PHOTO --landmarks FILE`: one head, from landmarks if the user has them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from lifemask.apps.commands.reconstruct import (
     CameraName,
     Device,
     Formats,
+    MapSource,
+    Method,
     Out,
     Overwrite,
     Refine,
@@ -30,6 +32,8 @@ def fit(
             "21 (AFLW), 468 or 478 (MediaPipe) or 392 points; else the network finds them.",
         ),
     ] = None,
+    method: Method = "fit",
+    map_source: MapSource = None,
     texture: Texture = "photo",
     weights: Weights = "open",
     formats: Formats = "glb,obj,json,png",
@@ -41,19 +45,21 @@ def fit(
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
-    """Fit the head model to the landmarks of one face."""
+    """Fit the head model to the landmarks of one face; or regress it, with them as a map."""
     from lifemask.apps.photos import jobs_for, run_jobs
     from lifemask.methods.fitting import FitConfig
-    from lifemask.pipeline import Pipeline, PipelineConfig, check_choice
+    from lifemask.pipeline import Pipeline, PipelineConfig, check_choice, dasl_settings
 
     check_choice("camera", camera, ("orthographic", "pinhole"))
     fitting = FitConfig(camera=camera, focal_px=focal_px)  # pyright: ignore[reportArgumentType]
     config = PipelineConfig(
         weights=weights,  # pyright: ignore[reportArgumentType]
+        method=method,
         texture=texture,
         refine=refine,
         device=device,
         fit=fitting,
+        dasl=dasl_settings(method, map_source),
     )
     jobs = jobs_for([photo], out)
     run_jobs(Pipeline(config), jobs, formats.split(","), overwrite, landmarks=landmarks)

@@ -29,6 +29,24 @@ CameraName = Annotated[
 Refine = Annotated[
     bool, typer.Option("--refine/--no-refine", help="Let the colours refine the shape.")
 ]
+Method = Annotated[
+    str,
+    typer.Option(
+        metavar="fit|dasl",
+        help="How a face becomes geometry: fit solves for the head behind its landmarks,"
+        " dasl (2DASL) regresses it from the picture.",
+    ),
+]
+MapSource = Annotated[
+    str | None,
+    typer.Option(
+        "--map",
+        metavar="detector|self|none",
+        help="With --method dasl: where the points of its input map come from: our landmarks or"
+        " yours, its own passes, or nowhere.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
 
@@ -39,9 +57,8 @@ def reconstruct(
     sample: Annotated[
         bool, typer.Option("--sample", help="Use the public-domain portrait of an astronaut.")
     ] = False,
-    method: Annotated[
-        str, typer.Option(metavar="fit", help="How landmarks become geometry.")
-    ] = "fit",
+    method: Method = "fit",
+    map_source: MapSource = None,
     texture: Texture = "photo",
     weights: Weights = "open",
     faces: Annotated[
@@ -67,7 +84,7 @@ def reconstruct(
     if sample:
         jobs.insert(0, PhotoJob(None, out / "astronaut"))
     from lifemask.methods.fitting import FitConfig
-    from lifemask.pipeline import Pipeline, PipelineConfig, check_choice
+    from lifemask.pipeline import Pipeline, PipelineConfig, check_choice, dasl_settings
 
     check_choice("camera", camera, ("orthographic", "pinhole"))
     config = PipelineConfig(
@@ -78,5 +95,6 @@ def reconstruct(
         refine=refine,
         device=device,
         fit=FitConfig(camera=camera),  # pyright: ignore[reportArgumentType]
+        dasl=dasl_settings(method, map_source),
     )
     run_jobs(Pipeline(config), jobs, formats.split(","), overwrite)
