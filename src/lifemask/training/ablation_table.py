@@ -97,6 +97,7 @@ def _part(
         "difference": fmean(without) - fmean(baseline) if without else None,
         "spread": spread(baseline, without) if without else None,
         "failed": failed,
+        "metrics": [run["metrics"] for run in runs if "metrics" in run],
         "verdict": found,
         "expected": CLAIMS[switch.expected],
         "claim": _claim(CLAIMS[switch.expected], found),
