@@ -15,10 +15,11 @@ from torch import Tensor
 
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import map18
-from lifemask.graphics.mesh import vertex_normals
+from lifemask.graphics.mesh import face_normals
 
 MapKind = Literal["gaussian", "points"]
 REFERENCE_PX = 120.0  # crop side that lengths in px refer to
+NORMAL_MM = 10.0  # standard deviation of the patch whose normal says whether a point is seen
 
 
 def draw_map(
@@ -41,6 +42,7 @@ def draw_map(
         return _pixels(points, drawn, size)
     line = (torch.arange(size, dtype=points.dtype, device=points.device) + 0.5) / size * 2 - 1
     sigma = sigma_px * 2 / REFERENCE_PX
+    points = torch.where(drawn[..., None], points, 0.0)  # a missing point may hold anything
     across = torch.exp(-0.5 * ((line - points[..., :1]) / sigma).square())
     down = torch.exp(-0.5 * ((line - points[..., 1:]) / sigma).square())
     across = across * drawn[..., None].to(across.dtype)
@@ -58,7 +60,10 @@ def _pixels(points: Tensor, drawn: Tensor, size: int) -> Tensor:
 
 
 def map18_normals(model: FaceModel, convention: str) -> Float[Tensor, "18 3"]:
-    """Unit normals of the mean head at its Map-18 points, model frame.
+    """Unit normals (18, 3) of the mean face about its Map-18 points, model frame.
+
+    Mean over the triangles within about a centimetre: the surface in the eyes' corners and on the
+    rims of the lids faces any way.
 
     Args:
         model: any face model.
@@ -66,9 +71,13 @@ def map18_normals(model: FaceModel, convention: str) -> Float[Tensor, "18 3"]:
     """
     with torch.no_grad():
         mean = model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
-        normals = vertex_normals(mean, model.topology.faces)
-        at_points = map18(model.landmarks(normals, convention), convention)
-    return torch.nn.functional.normalize(at_points, dim=-1)
+        faces, regions = model.topology.faces, model.topology.regions
+        if "face" in regions:
+            faces = faces[regions["face"][faces].all(1)]
+        points = map18(model.landmarks(mean, convention), convention)
+        apart = torch.cdist(points, mean[faces].mean(1)) / NORMAL_MM
+        total = torch.exp(-0.5 * apart.square()) @ face_normals(mean, faces, unit=False)
+    return torch.nn.functional.normalize(total, dim=-1)
 
 
 def facing(rotation: Float[Tensor, "b 3 3"], normals: Float[Tensor, "n 3"]) -> Bool[Tensor, "b n"]:
