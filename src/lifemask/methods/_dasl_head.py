@@ -67,7 +67,11 @@ class CoefficientHead(nn.Module):
         self.pose: PoseKind = pose
         self.label_set = next((n for n in LABEL_SETS if n in model.landmark_embeddings), "")
         if not self.label_set:
-            raise ValueError(f"2DASL needs one of the landmark sets {', '.join(LABEL_SETS)}")
+            known = ", ".join(sorted(model.landmark_embeddings)) or "none"
+            raise ValueError(
+                f"2DASL needs one of the landmark sets {', '.join(LABEL_SETS)}; the face model "
+                f"{model.name!r} has {known}"
+            )
         self.sets68 = _sets68(self.label_set)
         self.scored = "ibug68-3d-bfm" if "ibug68-3d-bfm" in self.sets68 else next(iter(self.sets68))
         mean, basis = _points_and_basis(model, self.label_set)
@@ -167,17 +171,19 @@ class CoefficientHead(nn.Module):
         return mean + (active @ self.get_buffer("basis")).view(-1, *mean.shape)
 
     def forward(self, p: Float[Tensor, "b d"]) -> Posed:
-        """Posed points of whitened coefficients, in float32 under mixed precision too."""
+        """Posed points of whitened coefficients, in float32 at least under mixed precision too."""
         with torch.autocast(p.device.type, enabled=False):
-            matrix, shift, identity, expression = self.parts(self.raw(p.float()))
+            single = p.to(torch.promote_types(p.dtype, torch.float32))
+            matrix, shift, identity, expression = self.parts(self.raw(single))
             points = project_points(self.shape(identity, expression), matrix, shift)
             return Posed(points, matrix, identity, expression)
 
     def own_map(self, posed: Posed) -> tuple[Tensor, Tensor]:
         """Map-18 points (b, 18, 2) of posed heads and which of them face the camera."""
         rows = self.sets68[self.scored]
-        points = self.get_buffer("to_map18") @ posed.points[:, rows, :2]
-        return points, facing(posed.matrix, self.get_buffer("normals18"))
+        with torch.autocast(posed.points.device.type, enabled=False):
+            points = self.get_buffer("to_map18") @ posed.points[:, rows, :2]
+            return points, facing(posed.matrix, self.get_buffer("normals18"))
 
 
 def project_points(
@@ -201,13 +207,16 @@ def _points_and_basis(model: FaceModel, convention: str) -> tuple[Tensor, Tensor
     i, e = model.identity_size, len(model.expression_names)
     ids = _free_vertices(model)
 
-    def points(coefficients: Tensor) -> Tensor:
-        vertices = model(coefficients[:i], coefficients[i:])
-        return torch.cat((model.landmarks(vertices, convention), vertices[ids])) / LENGTH_MM
+    def points(vertices: Tensor) -> Tensor:
+        marked = model.landmarks(vertices, convention)
+        return torch.cat((marked, vertices[..., ids, :]), -2) / LENGTH_MM
 
     with torch.no_grad():
-        mean = points(torch.zeros(i + e))
-        return mean, torch.stack([points(row) - mean for row in torch.eye(i + e)])
+        if isinstance(model, LinearFaceModel):
+            modes = torch.cat((model.identity_basis, model.expression_basis))
+            return points(model.mean).float(), points(modes).float()
+        mean = points(model(torch.zeros(i), torch.zeros(e)))
+        return mean, torch.stack([points(model(x[:i], x[i:])) - mean for x in torch.eye(i + e)])
 
 
 def _free_vertices(model: FaceModel) -> Tensor:

@@ -16,6 +16,7 @@ from lifemask.methods._dasl_head import CoefficientHead
 from lifemask.nn.parametric import rotation_from_6d
 
 EPS = 1e-6
+DEPTH = 11  # entry of `affine12` that moves nothing in the picture
 
 
 class Importance(torch.nn.Module):
@@ -40,7 +41,7 @@ class Importance(torch.nn.Module):
     def forward(
         self, head: CoefficientHead, raw: Float[Tensor, "b d"], true: Float[Tensor, "b d"]
     ) -> Float[Tensor, "b d"]:
-        """Weights (b, D) in (0, 1], largest 1, detached.
+        """Weights (b, D) in (0, 1], largest 1, detached; 0 for a translation in depth.
 
         Args:
             head: that this was made for.
@@ -49,6 +50,8 @@ class Importance(torch.nn.Module):
         """
         with torch.no_grad():
             errors = self.errors(head, raw, true) + EPS
+            if head.pose == "affine12":
+                errors[:, DEPTH] = 0
             return errors / errors.amax(1, keepdim=True)
 
     def errors(
@@ -99,7 +102,7 @@ class Importance(torch.nn.Module):
         return torch.cat((scale[:, None] * square.sqrt(), zoom[:, None], shift), 1)
 
     def _affine(self, raw: Tensor, true: Tensor, shape: Tensor) -> Tensor:
-        """Every entry moves one coordinate; depth translation weighs nothing."""
+        """Every entry moves one coordinate; a translation in depth moves nothing that is seen."""
         change = (raw[:, :12] - true[:, :12]).abs()
         columns = shape.norm(dim=1).repeat(1, 3)
         shift = change.new_full((1, 3), shape.shape[1] ** 0.5)
