@@ -24,7 +24,7 @@ SIZES = {"tiny": 40, "mobile": 112, "resnet18_half": 120, "resnet50": 120}
 FEATURES = {"tiny": 32, "mobile": 384, "resnet18_half": 256, "resnet50": 2048}
 PARAMETERS = {
     "tiny": 16_896,
-    "mobile": 2_268_064,
+    "mobile": 2_893_840,
     "resnet18_half": 2_800_448,
     "resnet50": 23_511_168,  # the usual 23,508,032 without a classifier, and a 4th input channel
 }

@@ -1,7 +1,7 @@
 """The networks under a coefficient regressor: a crop with extra input channels to a feature vector.
 
     tiny           4 convolutions                                 -> global pool -> 32
-    mobile         the landmarker's trunk                         -> linear      -> 384
+    mobile         the landmarker's trunk, a map path beside it   -> linear      -> 384
     resnet18_half  7x7/2, pool, 32/64/128/256, strides 1, 2, 2, 1 -> global pool -> 256
     resnet50       7x7/2, pool, 3/4/6/3, strides 1, 2, 2, 1       -> 7x7 pool    -> 2048
 
@@ -29,6 +29,8 @@ MOBILE_WIDTHS = (24, 40, 80, 160)  # the shipped landmarkers' sizes: their weigh
 MOBILE_BLOCKS = (1, 2, 2)
 MOBILE_SQUEEZED = 64
 MOBILE_HIDDEN = 384
+MAP_WIDTHS = (16, 32, 32, 32)
+COLOURS = 3
 LANDMARKER_FROM_DASL = 256 / 127.5
 """`4 x - 2` of the landmarker over `(255 x - 127.5) / 128` of 2DASL, x in [0, 1]; both have
 mid-grey at 0, and so the same zero padding."""
@@ -58,6 +60,24 @@ class Backbone(nn.Module):
         for layer in self.children():
             x = layer(x)
         return x
+
+
+class MapBeside(nn.Module):
+    """The image path sees all channels; a path beside it sees those after the colours alone.
+
+    Args:
+        image: (b, inputs, s, s) to (b, c, s / 16, s / 16).
+        map_path: (b, inputs - 3, s, s) to (b, d, s / 16, s / 16).
+    """
+
+    def __init__(self, image: nn.Module, map_path: nn.Module) -> None:
+        super().__init__()
+        self.image = image
+        self.map = map_path
+
+    def forward(self, x: Float[Tensor, "b i s s"]) -> Float[Tensor, "b o p p"]:
+        """Features (b, c + d, s / 16, s / 16)."""
+        return torch.cat((self.image(x), self.map(x[:, COLOURS:])), 1)
 
 
 class Bottleneck(nn.Module):
@@ -121,7 +141,8 @@ def mobile_from_landmarker(weights: Mapping[str, Tensor], backbone: Backbone) ->
 
     With them the features of a 2DASL input equal the landmarker's `summary` of the same crop,
     whatever the further channels hold: the stem's first three channels are the landmarker's, scaled
-    from its normalisation to 2DASL's, the others 0.
+    from its normalisation to 2DASL's, the others 0, and the summary reads nothing of the map path,
+    which keeps its fresh weights.
 
     Args:
         weights: of a `LandmarkNet` with the shipped sizes.
@@ -131,23 +152,37 @@ def mobile_from_landmarker(weights: Mapping[str, Tensor], backbone: Backbone) ->
         UserError: the weights do not fit: another size of network or of crop.
     """
     wanted = backbone.state_dict()
-    result = {name: weights[name].detach() for name in wanted if name in weights}
-    if "stem.0.weight" in wanted and "stem.0.weight" in result:
-        colours = result["stem.0.weight"].float() * LANDMARKER_FROM_DASL
-        further_inputs = max(wanted["stem.0.weight"].shape[1] - colours.shape[1], 0)
-        outputs, _, *kernel = colours.shape
-        further = colours.new_zeros(outputs, further_inputs, *kernel)
-        result["stem.0.weight"] = torch.cat((colours, further), 1)
-    for name, tensor in wanted.items():
-        if name not in result or result[name].shape != tensor.shape:
-            found = tuple(result[name].shape) if name in result else "nothing"
+    result: dict[str, Tensor] = {}
+    for name, own in wanted.items():
+        source = name.removeprefix("paths.").removeprefix("image.")
+        if name.startswith("paths.map."):
+            result[name] = own
+            continue
+        given = weights.get(source)
+        if source == "stem.0.weight" and given is not None:
+            given = _more_inputs(given.float() * LANDMARKER_FROM_DASL, own.shape[1])
+        if (
+            source == "summary.0.weight"
+            and given is not None
+            and "paths.map.first.0.weight" in wanted
+        ):
+            cells = own.shape[1] // (MOBILE_SQUEEZED + MAP_WIDTHS[-1])
+            given = _more_inputs(given, given.shape[1] + MAP_WIDTHS[-1] * cells)
+        if given is None or given.shape != own.shape:
+            found = "nothing" if given is None else tuple(given.shape)
             raise UserError(
                 f"the landmarker's weights do not fit the mobile backbone: {name} is {found}, "
-                f"not {tuple(tensor.shape)}. Start from a landmarker of the cpu recipe, with "
+                f"not {tuple(own.shape)}. Start from a landmarker of the cpu recipe, with "
                 f"crops of the size that it was trained with (112 px for the shipped ones)."
             )
-        result[name] = result[name].to(tensor.dtype)
+        result[name] = given.detach().to(own.dtype)
     return result
+
+
+def _more_inputs(weights: Tensor, inputs: int) -> Tensor:
+    """A layer's weights (outputs, inputs, ...) with zeros for further inputs."""
+    further = max(inputs - weights.shape[1], 0)
+    return torch.cat((weights, weights.new_zeros(len(weights), further, *weights.shape[2:])), 1)
 
 
 def _tiny(inputs: int, size: int) -> Backbone:
@@ -164,22 +199,40 @@ def _tiny(inputs: int, size: int) -> Backbone:
 
 
 def _mobile(inputs: int, size: int) -> Backbone:
-    """The landmarker's trunk under the landmarker's names."""
+    """The landmarker's trunk under the landmarker's names, and a path of the map's own.
+
+    The trunk's features say little about a fourth channel that its training never had; a few thin
+    convolutions beside it read the map from the first step on.
+    """
     if size <= 0 or size % 16:
         raise UserError(f"the mobile backbone takes sizes that are multiples of 16, not {size}")
     w2, w4, w8, w16 = MOBILE_WIDTHS
-    cells = (size // 16) ** 2
-    return Backbone(
-        MOBILE_HIDDEN,
+    image = Backbone(
+        MOBILE_SQUEEZED,
         stem=ConvUnit(inputs, w2, 5, 2),
         stage4=stage(w2, w4, MOBILE_BLOCKS[0]),
         stage8=stage(w4, w8, MOBILE_BLOCKS[1]),
         stage16=stage(w8, w16, MOBILE_BLOCKS[2]),
         squeeze=ConvUnit(w16, MOBILE_SQUEEZED, 1),
+    )
+    channels = MOBILE_SQUEEZED + (MAP_WIDTHS[-1] if inputs > COLOURS else 0)
+    cells = (size // 16) ** 2
+    return Backbone(
+        MOBILE_HIDDEN,
+        paths=MapBeside(image, _map_path(inputs - COLOURS)) if inputs > COLOURS else image,
         flatten=nn.Flatten(),
-        summary=nn.Sequential(
-            nn.Linear(MOBILE_SQUEEZED * cells, MOBILE_HIDDEN), nn.ReLU(inplace=True)
-        ),
+        summary=nn.Sequential(nn.Linear(channels * cells, MOBILE_HIDDEN), nn.ReLU(inplace=True)),
+    )
+
+
+def _map_path(inputs: int) -> Backbone:
+    first, second, third, last = MAP_WIDTHS
+    return Backbone(
+        last,
+        first=ConvUnit(inputs, first, 5, 2),
+        second=ConvUnit(first, second, 3, 2),
+        third=ConvUnit(second, third, 3, 2),
+        last=ConvUnit(third, last, 3, 2),
     )
 
 
