@@ -16,50 +16,14 @@ import argparse
 import json
 import re
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lifemask.evaluation.predict import predict
 from lifemask.evaluation.score import score
+from ours import Ours
 from provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
-
-
-@dataclass(frozen=True)
-class Ours:
-    """One of our systems.
-
-    Attributes:
-        weights: family, "open" or "research".
-        method: "landmarker", "fit" or "dasl".
-        box: source of the face boxes, "official" or "detector".
-        map: source of 2DASL's input map, "" for methods without one.
-    """
-
-    weights: str
-    method: str
-    box: str = "official"
-    map: str = ""
-
-    @property
-    def stem(self) -> str:
-        """The end of its result's file name: research-dasl-self-official."""
-        return "-".join(filter(None, (self.weights, self.method, self.map, self.box)))
-
-    @property
-    def options(self) -> str:
-        """Options of `lifemask predict` that run it."""
-        chosen = f"--map {self.map} " if self.map else ""
-        return f"--method {self.method} {chosen}--weights {self.weights} --box {self.box}"
-
-    @property
-    def name(self) -> list[str]:
-        """Weights, method and box as the tables show them."""
-        return [self.weights, f"{self.method} ({self.map})" if self.map else self.method, self.box]
-
-
 SYSTEMS = (
     Ours("research", "landmarker"),
     Ours("research", "fit"),
@@ -81,15 +45,7 @@ def run(protocol: str, data: Path, name: str, ours: Ours) -> dict[str, Any]:
     """Predict and score one system; returns what is written."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{name}-{ours.stem}.npz"
-        predict(
-            protocol,
-            data,
-            file,
-            weights=ours.weights,  # pyright: ignore[reportArgumentType]
-            method=ours.method,  # pyright: ignore[reportArgumentType]
-            box=ours.box,  # pyright: ignore[reportArgumentType]
-            map_source=ours.map or None,
-        )
+        ours.predict(protocol, data, file)
         result = score(protocol, data, file)
     command = (
         f"lifemask predict {protocol} --data DIR {ours.options} -o FILE.npz && "

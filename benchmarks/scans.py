@@ -1,11 +1,12 @@
 """Reconstruct a real head scan from renders of it and measure the result against the scan.
 
-    python benchmarks/scans.py --data SCANS [--keep FOLDER] [--pictures FOLDER]
+    python benchmarks/scans.py --data SCANS [--method fit] [--keep FOLDER] [--pictures FOLDER]
 
 SCANS holds LeePerrySmith.glb and Map-COL.jpg (CC-BY 3.0, Infinite-Realities). The scan is rendered
 from several sides in two lights, the pipeline reconstructs each picture, and
-`benchmarks/results/scans.json` holds the scores of both families of weights beside the mean head,
-aligned the same way. The scan is a test: nothing is trained, selected or tuned on it.
+`benchmarks/results/scans.json` holds the scores of both families of weights and both methods
+(2DASL also before the colours refine it) beside the mean head, aligned the same way. The scan is a
+test: nothing is trained, selected or tuned on it.
 
 The file has no unit. 52.363 mm per unit comes from fitting our head model's mean to it
 (`benchmarks/results/fit_meshes.json`); the outer eye corners are then 95 mm apart. Rigid numbers
@@ -19,6 +20,7 @@ import argparse
 import json
 import shutil
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,12 @@ from PIL import Image
 from heatmaps import draw_heatmap
 from lifemask.data.scans import INDEX, Scans, load_scans
 from lifemask.evaluation.meshes import load_mesh_predictions
-from lifemask.evaluation.predict_meshes import predict_meshes
 from lifemask.evaluation.scans import lay, outer_faces, score_scans, true_face
 from lifemask.graphics.camera import pinhole_camera, rotation_from_euler_deg
 from lifemask.graphics.lighting import linear_to_srgb, srgb_to_linear, studio_light
 from lifemask.graphics.meshio import read_glb
 from lifemask.graphics.render import render
+from ours import Ours
 from provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
@@ -110,12 +112,18 @@ def draw_errors(data: Scans, predictions: Path, out: Path) -> None:
         )  # fmt: skip
 
 
-def run(data: Scans, weights: str, work: Path, pictures: Path | None) -> dict[str, Any]:
-    """Predict and score one family."""
-    out = work / f"fit-{weights}"
-    predict_meshes("scans", data.folder, out, weights=weights, method="fit")  # pyright: ignore
+SYSTEMS: dict[str, tuple[dict[str, Any], ...]] = {
+    "fit": ({},),
+    "dasl": ({"map": "self"}, {"map": "self", "refine": False}),
+}
+"""Methods and how each is run."""
+
+
+def run(data: Scans, ours: Ours, work: Path, pictures: Path | None) -> dict[str, Any]:
+    """Predict and score one system."""
+    out = ours.predict("scans", data.folder, work / ours.stem)
     if pictures:
-        draw_errors(data, out, pictures / weights)
+        draw_errors(data, out, pictures / ours.stem)
     return score_scans(data, load_mesh_predictions(out))
 
 
@@ -126,6 +134,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of the scan")
     parser.add_argument("--weights", action="append", choices=("open", "research"))
+    parser.add_argument("--method", action="append", choices=tuple(SYSTEMS))
     parser.add_argument("--keep", type=Path, help="keep the renders and their index there")
     parser.add_argument("--pictures", type=Path, help="draw errors there")
     options = parser.parse_args()
@@ -136,12 +145,16 @@ def main() -> None:
         folder = options.keep or work / "scans"
         write_folder(options.data, folder)
         data = load_scans(folder)
-        predict_meshes("scans", folder, work / "mean", weights="open", method="mean")
+        Ours("open", "mean").predict("scans", folder, work / "mean")
         results = {"mean head": score_scans(data, load_mesh_predictions(work / "mean"))}
-        for weights in options.weights or ["open", "research"]:
-            results[f"fit {weights}"] = run(data, weights, work, options.pictures)
+        for method in options.method or SYSTEMS:
+            for weights, given in product(options.weights or ["open", "research"], SYSTEMS[method]):
+                ours = Ours(weights, method, **given)
+                results[f"{ours.label} {weights}"] = run(data, ours, work, options.pictures)
     content = {"protocol": "scans", "mm_per_unit": MM_PER_UNIT, "systems": results}
-    content |= provenance("python benchmarks/scans.py --data SCANS")
+    chosen = [f" --method {name}" for name in options.method or ()]
+    chosen += [f" --weights {name}" for name in options.weights or ()]
+    content |= provenance("python benchmarks/scans.py --data SCANS" + "".join(chosen))
     path = RESULTS / "scans.json"
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     for system, result in results.items():

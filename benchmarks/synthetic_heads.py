@@ -1,12 +1,13 @@
-"""Score the fitter on held-out synthetic heads, beside the mean face and shuffled photos.
+"""Score the pipeline on held-out synthetic heads, beside the mean face and shuffled photos.
 
     python benchmarks/synthetic_heads.py --data DATA --heads 100 [--weights open --weights research]
+        [--method dasl [--map self] [--no-refine]]
 
 Renders the heads (or takes a finished set, `--set FOLDER`), predicts with each family of weights
-and writes `benchmarks/results/synthetic-heads-FAMILY.json`. The same run scores two controls: the
-mean head, which looks at no photo and must be beaten, and the fitter's heads handed to the wrong
-photos, which must not be better than the mean head (methods.md 0.6 e, f). With `--pictures FOLDER`
-it draws where the errors are.
+and writes `benchmarks/results/synthetic-heads-FAMILY.json`, of 2DASL `...-FAMILY-dasl-MAP.json`.
+The same run scores two controls: the mean head, which looks at no photo and must be beaten, and the
+heads handed to the wrong photos, which must not be better than the mean head (methods.md 0.6 e, f).
+With `--pictures FOLDER` it draws where the errors are.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from lifemask.data.synthetic_heads import (
 )
 from lifemask.evaluation._synthetic_report import value_of
 from lifemask.evaluation.meshes import MeshPredictions, load_mesh_predictions
-from lifemask.evaluation.predict_meshes import predict_meshes
 from lifemask.evaluation.surface import similarity_from_points
 from lifemask.evaluation.synthetic_heads import score_synthetic_heads
+from ours import Ours
 from provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
@@ -75,17 +76,16 @@ def shuffled(folder: Path, names: tuple[str, ...], out: Path) -> MeshPredictions
     return load_mesh_predictions(out)
 
 
-def run(data: SyntheticHeads, weights: str, work: Path, threads: int) -> dict[str, Any]:
-    """Predict and score one family with its controls."""
-    fitted, mean = work / f"fit-{weights}", work / "mean"
-    folder = data.folder
-    predict_meshes("synthetic_heads", folder, fitted, weights=weights, threads=threads)  # pyright: ignore
-    predict_meshes("synthetic_heads", folder, mean, weights="open", method="mean")
+def run(data: SyntheticHeads, ours: Ours, work: Path, threads: int) -> dict[str, Any]:
+    """Predict and score one system with its controls."""
+    fitted, mean = work / ours.stem, work / "mean"
+    ours.predict("synthetic_heads", data.folder, fitted, threads)
+    Ours("open", "mean").predict("synthetic_heads", data.folder, mean)
     result = score_synthetic_heads(data, load_mesh_predictions(fitted))
     controls = {
         "mean head": score_synthetic_heads(data, load_mesh_predictions(mean)),
         "fits of other photos": score_synthetic_heads(
-            data, shuffled(fitted, data.names, work / f"shuffled-{weights}")
+            data, shuffled(fitted, data.names, work / f"shuffled-{ours.stem}")
         ),
     }
     mean, others = controls.values()
@@ -135,11 +135,15 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=100, help="people")
     parser.add_argument("--views", type=int, default=1, help="images of each")
     parser.add_argument("--weights", action="append", choices=("open", "research"))
+    parser.add_argument("--method", choices=("fit", "dasl"), default="fit")
+    parser.add_argument("--map", choices=("detector", "self", "none"), help="of 2DASL")
+    parser.add_argument("--no-refine", action="store_true", help="the method's own shape")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pictures", type=Path, help="draw errors there")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     families = options.weights or ["open", "research"]
+    source = (options.map or "self") if options.method == "dasl" else ""
     RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
@@ -152,14 +156,18 @@ def main() -> None:
             f" --views {data.header['views']}"
         )
         for weights in families:
-            result = run(data, weights, work, options.threads)
-            origin = {"protocol": "synthetic_heads", "system": ["fit", weights]}
-            path = RESULTS / f"synthetic-heads-{weights}.json"
-            content = origin | result | provenance(f"{command} --weights {weights}")
+            ours = Ours(weights, options.method, map=source, refine=not options.no_refine)
+            result = run(data, ours, work, options.threads)
+            origin = {"protocol": "synthetic_heads", "system": [ours.label, weights]}
+            plain = ours == Ours(weights, "fit")
+            stem = weights if plain else f"{weights}-{ours.method_stem}"
+            path = RESULTS / f"synthetic-heads-{stem}.json"
+            told = f"--weights {weights}" if plain else ours.options.replace("--box official", "")
+            content = origin | result | provenance(f"{command} {' '.join(told.split())}")
             path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             print(path.name, *(f"{n['metric']} {n['value']}" for n in headline(result)), sep="\n  ")
             if options.pictures:
-                draw_errors(data, work / f"fit-{weights}", options.pictures / weights)
+                draw_errors(data, work / ours.stem, options.pictures / weights)
 
 
 if __name__ == "__main__":
