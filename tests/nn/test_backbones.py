@@ -190,23 +190,27 @@ def _summary(landmarker: LandmarkNet, crops: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_warm_start_learns_from_the_map():
-    """Zero weights on the map are a start, not an end: their gradient is not zero."""
+    """Zero weights on the map are a start, not an end: their gradients are not zero."""
     torch.manual_seed(0)
     backbone = create_backbone("mobile", 4, 112)
     backbone.load_state_dict(mobile_from_landmarker(shipped_weights("landmarker-open"), backbone))
     backbone(torch.randn(2, 4, 112, 112)).square().mean().backward()
-    stem = backbone.get_parameter("stem.0.weight")
-    assert not stem[:, 3].any() and stem.grad is not None and stem.grad[:, 3].any()
+    stem = backbone.get_parameter("paths.image.stem.0.weight")
+    summary = backbone.get_parameter("summary.0.weight")
+    of_map = slice(64 * 7 * 7, None)  # features are flattened channel by channel, the image's first
+    for weight, columns in ((stem, slice(3, None)), (summary, of_map)):
+        assert not weight[:, columns].any()
+        assert weight.grad is not None and weight.grad[:, columns].any()
 
 
 def test_weights_of_another_network_or_crop_are_refused():
     weights = LandmarkNet(CPU_NET).state_dict()
     narrow = LandmarkNet(LandmarkNetConfig(widths=(16, 32, 48, 64))).state_dict()
     for wrong, size, inputs, reason in (
-        (weights, 96, 4, "summary.0.weight is .384, 3136., not .384, 2304."),
-        (narrow, 112, 4, "stem.0.weight is .16, 4, 5, 5., not .24, 4, 5, 5."),
-        (weights, 112, 1, "stem.0.weight is .24, 3, 5, 5., not .24, 1, 5, 5."),
-        ({}, 112, 4, "stem.0.weight is nothing"),
+        (weights, 96, 4, "summary.0.weight is .384, 4288., not .384, 3456."),
+        (narrow, 112, 4, "paths.image.stem.0.weight is .16, 4, 5, 5., not .24, 4, 5, 5."),
+        (weights, 112, 1, "paths.stem.0.weight is .24, 3, 5, 5., not .24, 1, 5, 5."),
+        ({}, 112, 4, "paths.image.stem.0.weight is nothing"),
     ):
         with pytest.raises(UserError, match=f"do not fit the mobile backbone: {reason}"):
             mobile_from_landmarker(wrong, create_backbone("mobile", inputs, size))
