@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from lifemask.methods._dasl_types import DaslBatch
 from lifemask.methods.dasl import DaslNet, create_dasl, normalised
 from lifemask.nn.backbones import mobile_from_landmarker
 from lifemask.nn.critic import Critic
-from lifemask.training.checkpoint import averaged_weights
+from lifemask.training.checkpoint import averaged_weights, read_state
 from lifemask.training.dasl_batches import DaslBatchMaker
 from lifemask.training.dasl_data import DaslCorpus, crop_labels, load_dasl_corpus
 from lifemask.training.dasl_evaluation import evaluate
@@ -36,6 +37,7 @@ from lifemask.training.trainable import Switch, Trainable, shorten_optim
 
 logger = logging.getLogger(__name__)
 STAGE1 = "stage1"
+STARTS = ("landmarker", "")
 
 
 @dataclass(frozen=True)
@@ -95,17 +97,32 @@ def create_network(
         model: face model of the coefficients.
         corpus: its labels decide the whitening.
         start_from: folder of a 2DASL run; overrides the recipe's start.
+
+    Raises:
+        UserError: an unknown start, or a run of another network.
     """
+    if recipe.start not in STARTS:
+        raise UserError(f"unknown start {recipe.start!r}; valid: landmarker, or nothing")
     torch.manual_seed(recipe.seed)
     network = create_dasl(recipe.net, model)
     if start_from:
-        network.load_state_dict(averaged_weights(Path(start_from)))
-        return network
+        return _with_weights(network, Path(start_from))
     labels = [network.head.pack(crop_labels(faces)) for faces in corpus.labelled]
     network.head.set_whitening(torch.cat(labels))
     if recipe.start == "landmarker" and recipe.net.backbone == "mobile":
         weights = shipped_weights(f"landmarker-{recipe.family}")
         network.backbone.load_state_dict(mobile_from_landmarker(weights, network.backbone))
+    return network
+
+
+def _with_weights(network: DaslNet, run: Path) -> DaslNet:
+    """The network with the averaged weights of a run."""
+    try:
+        network.load_state_dict(averaged_weights(run))
+    except RuntimeError as error:
+        raise UserError(
+            f"{run} holds another network: give --start-from a run of the same net settings"
+        ) from error
     return network
 
 
@@ -122,6 +139,7 @@ def run_stage(
         seed=recipe.seed + stage.number - 1,
         unlabelled=share,
     )
+    torch.manual_seed(batches.seed)  # the critic's weights do not depend on how the stage began
     critic = Critic(network.head.size) if share and recipe.loss.critic else None
     averaged = train(
         network,
@@ -143,13 +161,27 @@ def run_training(
     config: LoopConfig,
     start_from: str = "",
 ) -> DaslNet:
-    """Run the stages that are not finished and return the last network."""
+    """Run the stages that are not finished and return the last network.
+
+    A limit of time holds for the stages together, and a stage that it cut short is the last one.
+    """
     stages = plan_stages(recipe, config.run)
     network = create_network(recipe, model, corpus, start_from)
+    begun = time.monotonic()
     for stage in stages:
         logger.info("stage %d in %s", stage.number, stage.folder)
-        network = run_stage(stage, network, corpus, model, config).train().requires_grad_(True)
+        left = config
+        if config.seconds:
+            left = replace(config, seconds=max(config.seconds - (time.monotonic() - begun), 1e-9))
+        network = run_stage(stage, network, corpus, model, left).train().requires_grad_(True)
+        if len(stages) > 1 and not _finished(stage):
+            break
     return network.eval().requires_grad_(False)
+
+
+def _finished(stage: Stage) -> bool:
+    path = stage.folder / "checkpoint.safetensors"
+    return path.is_file() and read_state(path)["step"] >= stage.recipe.optim.steps
 
 
 def add_options(group: Any) -> None:
