@@ -195,6 +195,27 @@ def test_a_turned_photo_gives_the_turned_head(weights):
     assert "landmarker" not in vars(pipeline)
 
 
+@pytest.mark.parametrize("name", ["aflw21", "lifemask392"])
+def test_a_users_landmarks_of_any_set_in_a_turned_photo(weights, name):
+    size, turns = 240, 1
+    photo = smooth_photo(size)
+    pipeline = Pipeline(PipelineConfig(method="dasl", refine=False, texture="none"))
+    model = pipeline.model
+    neutral = model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
+    points = model.landmarks(neutral, name)[:, :2] * torch.tensor([0.7, -0.7]) + 118
+    heads = []
+    for picture, given in (
+        (photo, points),
+        (np.ascontiguousarray(np.rot90(photo, -turns)), turned_back(points, turns, size)),
+    ):
+        (head,) = pipeline(picture, landmarks=given.numpy())
+        assert head.method is not None and head.method.options == {"map": "detector"}
+        assert np.isfinite(head.geometry.residual_px)
+        heads.append(torch.from_numpy(head.landmarks68_px))
+    expected = turned_back(heads[0], turns, size)
+    np.testing.assert_allclose(heads[1], expected, atol=1.0)
+
+
 def test_each_map_source_changes_the_head(weights):
     photo, box = smooth_photo(240), (60.0, 50.0, 170.0, 160.0)
     found = {}
