@@ -17,7 +17,7 @@ from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import convert
 from lifemask.faces.crop import Box, crop_square, photo_to_crop, square_box
 from lifemask.faces.landmarker import face_square, quarter_turns, turned_back
-from lifemask.graphics.camera import camera_from_crop, project
+from lifemask.graphics.camera import camera_from_crop, camera_turned_back, project
 from lifemask.graphics.pose import affine_camera, procrustes_camera
 from lifemask.methods._dasl_head import CoefficientHead
 from lifemask.methods._dasl_types import HeadLabels, MapPoints, MapSource
@@ -186,7 +186,7 @@ class DaslPredictor:
 
     def _geometry(self, labels: HeadLabels, crop: Crop, turns: int) -> Geometry:
         camera = camera_from_crop(
-            turned_camera(crop_camera(labels, crop.size), turns, crop.size),
+            camera_turned_back(crop_camera(labels, crop.size), turns, crop.size),
             crop.center_px,
             crop.side_px,
             crop.size,
@@ -238,14 +238,6 @@ def crop_camera(labels: HeadLabels, size: int) -> Camera:
         labels.scale[0] * half / LENGTH_MM,
         shift.new_zeros(2),
     )
-
-
-def turned_camera(camera: Camera, turns: int, size: int) -> Camera:
-    """The camera of a crop before it was turned by `rot90(turns)`."""
-    quarter = camera.rotation.new_tensor([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    rotation = torch.linalg.matrix_power(quarter, turns % 4) @ camera.rotation
-    place = turned_back(camera.translation[None], turns, size)[0]
-    return Camera(camera.model, rotation, place, camera.scale, camera.center)
 
 
 def _within_range(expression: Tensor, model: FaceModel) -> Tensor:
