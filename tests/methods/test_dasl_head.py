@@ -67,8 +67,8 @@ def test_points_equal_those_of_the_face_model_and_the_camera(head, model):
     free = got[:, 392:]
     assert free.shape[1] == 132
     places = project(vertices, camera).double()
-    trails = [x[..., :2].transpose(0, 1).flatten(1) for x in (free, places)]  # over all heads
-    nearest = torch.cdist(*trails).argmin(1)
+    trail, trails = (x[..., :2].transpose(0, 1).flatten(1) for x in (free, places))  # by point
+    nearest = torch.cdist(trail, trails).argmin(1)
     assert model.topology.regions["face"][nearest].all() and len(nearest.unique()) == 132
     _same(free, places[:, nearest], head, labels)
 
@@ -221,6 +221,14 @@ def test_project_points_is_the_camera_of_the_conventions():
     got = project_points(shape, 2 * torch.eye(3)[None], torch.tensor([[0.1, 0.2]]))
     wanted = torch.tensor([[[2.1, 0.2, 0], [0.1, -1.8, 0], [0.1, 0.2, 2]]])
     torch.testing.assert_close(got, wanted)
+
+
+def test_the_head_knows_the_range_of_expressions(model):
+    for chosen, low, high in ((model, 0.0, 1.0), (mask_model(), -3.0, 3.0)):
+        head = CoefficientHead(chosen)
+        assert (head.get_buffer("lowest") == low).all()
+        assert (head.get_buffer("highest") == high).all()
+        assert len(head.get_buffer("lowest")) == head.expression_size
 
 
 @pytest.mark.parametrize("pose", POSES)

@@ -86,11 +86,15 @@ class CoefficientHead(nn.Module):
             gain = model.expression_gain.float()
         self.clamps_gain = bool(gain.any())
         to_map = convert(torch.eye(68), self.scored, "map18")
+        ranges = model.expression_range or ((0.0, 1.0),) * self.expression_size
+        lowest, highest = mean.new_tensor(ranges).view(-1, 2).T
         constants = {
             "pivot": pivot,
             "mean": mean - pivot,
             "basis": basis.flatten(1),
             "gain": gain,
+            "lowest": lowest,
+            "highest": highest,
             "to_map18": to_map,
             "normals18": map18_normals(model, self.scored),
             "start": mean.new_tensor(START_6D),

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lifemask.facemodel.landmarks import convert, flip_table
-from lifemask.losses import distance, gaussian_prior, huber, outside_unit_interval, weighted_mean
+from lifemask.losses import distance, gaussian_prior, huber, weighted_mean
 from lifemask.methods._dasl_head import CoefficientHead, Posed
 from lifemask.methods._dasl_types import HeadLabels, SourceRows
 from lifemask.methods._dasl_wpdc import Importance
@@ -199,8 +199,15 @@ class DaslLoss(nn.Module):
         return self._huber(posed.points, posed_hat.points).mean(1)
 
     def reg(self, posed: Posed) -> Float[Tensor, "b"]:
-        """L_reg per sample: `mean a^2 + mean(relu(-b) + relu(b - 1))`."""
-        return gaussian_prior(posed.identity) + outside_unit_interval(posed.expression)
+        """L_reg per sample: `mean a^2 + mean(relu(low - b) + relu(b - high))`, mostly [0, 1].
+
+        A signed expression, as BFM has them, counts like an identity: `(b / deviation)^2`.
+        """
+        low, high = self.head.get_buffer("lowest"), self.head.get_buffer("highest")
+        b = posed.expression
+        outside = torch.relu(low - b) + torch.relu(b - high)
+        each = torch.where(low < 0, (b * 3 / high).square(), outside)
+        return gaussian_prior(posed.identity) + each.sum(-1) / max(b.shape[-1], 1)
 
     def _huber(self, points: Tensor, target: Tensor) -> Tensor:
         return huber(distance(points * PX, target * PX), self.config.huber_px)
