@@ -8,6 +8,7 @@ import pytest
 from helpers.aflw2000_files import COUNT, face_labels, write_packed
 from helpers.dasl_weights import write_untrained_dasl
 from helpers.heads_set import write_heads
+from lifemask.apps.cli import main
 from lifemask.assets import AssetError, UserError
 from lifemask.evaluation.meshes import META_NAME, load_mesh_predictions
 from lifemask.evaluation.predict import predict
@@ -82,14 +83,45 @@ def test_other_methods_have_no_map(packed, tmp_path, monkeypatch):
     assert "map" not in load_predictions(tmp_path / "p.npz").meta
 
 
-def test_points_of_an_untrained_network_are_points(weights, packed, tmp_path):
-    out = predict("aflw2000", packed, tmp_path / "p.npz", method="dasl", weights="open")
+def run(*arguments) -> int:
+    """Exit status of a command."""
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_points_of_an_untrained_network_from_the_command_line(weights, packed, tmp_path, capsys):
+    out = tmp_path / "p.npz"
+    given = ("predict", "aflw2000", "--data", packed, "--weights", "open", "-o", out)
+    assert run(*given, "--method", "dasl", "--map", "none") == 0
     found = load_predictions(out)
+    assert found.meta["map"] == "none" and found.meta["method"] == "dasl"
     assert found.found.all() and np.isfinite(found.landmarks68).all()
     centers = (found.landmarks68.min(axis=1) + found.landmarks68.max(axis=1))[:, :2] / 2
     boxes = face_labels()["crop_roi_box"]
     middle, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2] - boxes[:, 0]
     assert (np.abs(centers - middle) < 0.4 * side[:, None]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--map self", "method landmarker draws no landmark map"),
+        ("--method dasl --map sketch", "unknown map source 'sketch'; valid: detector, self, none"),
+        ("--method magic", "unknown method 'magic'; valid: dasl, fit, landmarker"),
+        ("--method dasl --weights research", "dasl weights are not installed: dasl-research"),
+    ],
+)
+def test_wrong_options_are_one_line_and_status_2(
+    weights, packed, tmp_path, capsys, options, message
+):
+    out = tmp_path / "p.npz"
+    assert run("predict", "aflw2000", "--data", packed, "-o", out, *options.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not list(tmp_path.glob("p.npz*"))
 
 
 def test_meshes_record_map_and_refinement(weights, tmp_path, monkeypatch):
