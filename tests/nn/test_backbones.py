@@ -206,14 +206,29 @@ def test_a_warm_start_learns_from_the_map():
 def test_weights_of_another_network_or_crop_are_refused():
     weights = LandmarkNet(CPU_NET).state_dict()
     narrow = LandmarkNet(LandmarkNetConfig(widths=(16, 32, 48, 64))).state_dict()
-    for wrong, size, inputs, reason in (
-        (weights, 96, 4, "summary.0.weight is .384, 4288., not .384, 3456."),
-        (narrow, 112, 4, "paths.image.stem.0.weight is .16, 4, 5, 5., not .24, 4, 5, 5."),
-        (weights, 112, 1, "paths.stem.0.weight is .24, 3, 5, 5., not .24, 1, 5, 5."),
-        ({}, 112, 4, "paths.image.stem.0.weight is nothing"),
+    for wrong, size, reason in (
+        (weights, 96, "summary.0.weight is .384, 3136., not .384, 2304."),
+        (narrow, 112, "stem.0.weight is .16, 3, 5, 5., not .24, 3, 5, 5."),
+        ({}, 112, "stem.0.weight is nothing"),
     ):
-        with pytest.raises(UserError, match=f"do not fit the mobile backbone: {reason}"):
-            mobile_from_landmarker(wrong, create_backbone("mobile", inputs, size))
+        for inputs in (3, 4):
+            backbone = create_backbone("mobile", inputs, size)
+            with pytest.raises(UserError, match=f"do not fit the mobile backbone: {reason}"):
+                mobile_from_landmarker(wrong, backbone)
+
+
+def test_a_mobile_backbone_of_colours_alone_is_the_landmarkers_trunk():
+    torch.manual_seed(0)
+    shipped = shipped_weights("landmarker-open")
+    landmarker = LandmarkNet(CPU_NET)
+    landmarker.load_state_dict(complete(shipped, landmarker))
+    backbone = create_backbone("mobile", 3, CPU_NET.size)
+    backbone.load_state_dict(mobile_from_landmarker(shipped, backbone))
+    crops = torch.rand(2, 3, 112, 112)
+    with torch.no_grad():
+        found = backbone.eval()((255 * crops - 127.5) / 128)
+    expected = _summary(landmarker.eval(), crops)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_unknown_names_and_sizes_are_refused():
@@ -221,6 +236,8 @@ def test_unknown_names_and_sizes_are_refused():
         create_backbone("vgg")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="multiples of 16, not 120"):
         create_backbone("mobile", 4, 120)
+    with pytest.raises(UserError, match="3 colours at least, not 1"):
+        create_backbone("mobile", 1, 112)
     for size in (96, 129):
         with pytest.raises(UserError, match=f"from 97 to 128, not {size}"):
             create_backbone("resnet50", 4, size)

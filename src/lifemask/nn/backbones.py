@@ -30,6 +30,7 @@ MOBILE_BLOCKS = (1, 2, 2)
 MOBILE_SQUEEZED = 64
 MOBILE_HIDDEN = 384
 MAP_WIDTHS = (16, 32, 32, 32)
+MAP_PATH = "paths.map."
 COLOURS = 3
 LANDMARKER_FROM_DASL = 256 / 127.5
 """`4 x - 2` of the landmarker over `(255 x - 127.5) / 128` of 2DASL, x in [0, 1]; both have
@@ -151,38 +152,42 @@ def mobile_from_landmarker(weights: Mapping[str, Tensor], backbone: Backbone) ->
     Raises:
         UserError: the weights do not fit: another size of network or of crop.
     """
-    wanted = backbone.state_dict()
-    result: dict[str, Tensor] = {}
-    for name, own in wanted.items():
-        source = name.removeprefix("paths.").removeprefix("image.")
-        if name.startswith("paths.map."):
+    own_weights, result = backbone.state_dict(), dict[str, Tensor]()
+    map_path = any(name.startswith(MAP_PATH) for name in own_weights)
+    for name, own in own_weights.items():
+        if name.startswith(MAP_PATH):
             result[name] = own
             continue
-        given = weights.get(source)
-        if source == "stem.0.weight" and given is not None:
-            given = _more_inputs(given.float() * LANDMARKER_FROM_DASL, own.shape[1])
-        if (
-            source == "summary.0.weight"
-            and given is not None
-            and "paths.map.first.0.weight" in wanted
-        ):
-            cells = own.shape[1] // (MOBILE_SQUEEZED + MAP_WIDTHS[-1])
-            given = _more_inputs(given, given.shape[1] + MAP_WIDTHS[-1] * cells)
-        if given is None or given.shape != own.shape:
+        source = name.removeprefix("paths.").removeprefix("image.")
+        given, wanted = weights.get(source), _landmarkers_shape(source, own, map_path)
+        if given is None or given.shape != wanted:
             found = "nothing" if given is None else tuple(given.shape)
             raise UserError(
-                f"the landmarker's weights do not fit the mobile backbone: {name} is {found}, "
-                f"not {tuple(own.shape)}. Start from a landmarker of the cpu recipe, with "
+                f"the landmarker's weights do not fit the mobile backbone: {source} is {found}, "
+                f"not {tuple(wanted)}. Start from a landmarker of the cpu recipe, with "
                 f"crops of the size that it was trained with (112 px for the shipped ones)."
             )
-        result[name] = given.detach().to(own.dtype)
+        scale = LANDMARKER_FROM_DASL if source == "stem.0.weight" else 1
+        result[name] = _more_inputs(given.detach().to(own.dtype) * scale, own)
     return result
 
 
-def _more_inputs(weights: Tensor, inputs: int) -> Tensor:
-    """A layer's weights (outputs, inputs, ...) with zeros for further inputs."""
-    further = max(inputs - weights.shape[1], 0)
-    return torch.cat((weights, weights.new_zeros(len(weights), further, *weights.shape[2:])), 1)
+def _landmarkers_shape(name: str, own: Tensor, map_path: bool) -> torch.Size:
+    """Shape of a landmarker's weights: colours alone into the stem, no map into the summary."""
+    if name == "stem.0.weight":
+        return torch.Size((len(own), COLOURS, *own.shape[2:]))
+    if name == "summary.0.weight" and map_path:
+        cells = own.shape[1] // (MOBILE_SQUEEZED + MAP_WIDTHS[-1])
+        return torch.Size((len(own), MOBILE_SQUEEZED * cells))
+    return own.shape
+
+
+def _more_inputs(weights: Tensor, wanted: Tensor) -> Tensor:
+    """A layer's weights (outputs, inputs, ...) with zeros for the inputs that `wanted` has more."""
+    if weights.shape == wanted.shape:
+        return weights
+    further = torch.zeros_like(wanted[:, weights.shape[1] :])
+    return torch.cat((weights, further), 1)
 
 
 def _tiny(inputs: int, size: int) -> Backbone:
@@ -206,6 +211,8 @@ def _mobile(inputs: int, size: int) -> Backbone:
     """
     if size <= 0 or size % 16:
         raise UserError(f"the mobile backbone takes sizes that are multiples of 16, not {size}")
+    if inputs < COLOURS:
+        raise UserError(f"the mobile backbone takes {COLOURS} colours at least, not {inputs}")
     w2, w4, w8, w16 = MOBILE_WIDTHS
     image = Backbone(
         MOBILE_SQUEEZED,
