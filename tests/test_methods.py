@@ -60,7 +60,8 @@ def test_every_method_has_a_factory_and_settings():
         module, function = entry.split(":")
         assert callable(getattr(import_module(module), function))
         assert hasattr(PipelineConfig(), name)
-        PipelineConfig(method=name)
+        config = PipelineConfig(method=name, dasl=DaslPredictConfig())
+        assert config == replace(config) and isinstance(hash(config), int)  # pipelines are cached
 
 
 @pytest.mark.parametrize(
