@@ -26,7 +26,9 @@ def command(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def report():
-    return runpy.run_path(str(ROOT / "benchmarks" / "report.py"))
+    with pytest.MonkeyPatch.context() as patch:  # as for a program: its folder comes first
+        patch.syspath_prepend(ROOT / "benchmarks")
+        return runpy.run_path(str(ROOT / "benchmarks" / "report.py"))
 
 
 @pytest.fixture
