@@ -48,6 +48,7 @@ YARDSTICK = "landmarker"
 BATCHES = (1, 2, 4, 8, 16, 32)
 CALLS_PER_ROUND = 5
 FACES_AT_LEAST = 16  # that a timing of a batch handles, in several calls if need be
+SPINNING_S = 0.02  # a session's second thread goes on spinning after a call, into the next timing
 ONE, SHARED, SPLIT = "one thread", "a session with two threads", "two callers of one thread each"
 ALONE = {ONE: ONE, SHARED: SHARED, SPLIT: SHARED}  # whose batch 1 the ratios of a way are to
 
@@ -159,6 +160,7 @@ def time_batches(
         timing.call()
     for _ in range(rounds):
         for (_, batch), timing in timings.items():
+            time.sleep(SPINNING_S)
             timing.run(max(1, FACES_AT_LEAST // batch))
     return timings
 
@@ -219,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path, help="where to write; default: print only")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -136,6 +136,50 @@ def scoring_section(scoring: Result) -> list[str]:
     ]
 
 
+def network_section(nets: Result) -> list[str]:
+    """How long 2DASL's networks take for one face, and how many faces a second batches give."""
+    one = [
+        [
+            row["network"],
+            f"{row['parameters'] / 1e6:.1f} M" if "parameters" in row else "",
+            _ms(row["ms"]),
+            _ms(row["processor_ms"]),
+            "" if row["target_ms"] is None else f"<= {_ms(row['target_ms'])}",
+        ]
+        for row in nets["one_face"]
+    ]
+    alone = {
+        r["network"]: r["faces_per_s"]
+        for r in nets["batches"]
+        if r["batch"] == 1 and r["way"] == "a session with two threads"
+    }
+    best = [
+        [
+            row["network"],
+            f"{alone[row['network']]:.0f}",
+            f"{row['faces_per_s']:.0f} ({row['way']}, {row['batch']} faces)",
+            f"{row['ratio']:.2f}",
+            f">= {row['target_ratio']:g}",
+        ]
+        for row in nets["best_on_two_threads"]
+    ]
+    load = nets["load_average"]
+    batch_head = ("network", "one at a time, faces / s", "batches, faces / s", "ratio", "target")
+    return [
+        "## 2DASL's networks",
+        "",
+        f"Through onnxruntime, load average {load['before']} before and {load['after']} after;"
+        " the landmarker is the yardstick. Definitions: `benchmarks/dasl_nets.py`.",
+        "",
+        *_table(("network", "parameters", "one face", "processor", "target"), one),
+        "",
+        "On two cores:",
+        "",
+        *_table(batch_head, best),
+        "",
+    ]
+
+
 def rasterise_rows(result: Result) -> list[list[str]]:
     """One row per picture size and way to draw, median wall time."""
     rows = []
@@ -265,6 +309,8 @@ def results_page(results: dict[str, Result]) -> str:
             *_table(SPEED_HEAD, speed_rows(speed)),
             "",
         ]
+    if nets := results.get("dasl_nets"):
+        lines += network_section(nets)
     if scoring := results.get("scoring"):
         lines += scoring_section(scoring)
     if drawn := results.get("rasterize"):
