@@ -22,7 +22,7 @@ from lifemask.graphics.pose import affine_camera, procrustes_camera
 from lifemask.methods._dasl_head import CoefficientHead
 from lifemask.methods._dasl_types import HeadLabels, MapPoints, MapSource
 from lifemask.methods.dasl import DaslConfig, DaslNet, ExportNet, config_from_dict, create_dasl
-from lifemask.nn.landmark_map import draw_map, facing
+from lifemask.nn.landmark_map import facing
 from lifemask.nn.parametric import LENGTH_MM
 from lifemask.types import Camera, Crop, Face, Geometry, Landmarks, ModelParams
 
@@ -59,12 +59,12 @@ class DaslPredictConfig:
 
 
 class CoefficientNetwork(Protocol):
-    """Crops and maps to raw coefficients, whatever runs the network."""
+    """Crops and Map-18 points to raw coefficients, whatever runs the network."""
 
     def __call__(
-        self, crops: Float[ndarray, "b 3 s s"], maps: Float[ndarray, "b 1 s s"]
+        self, crops: Float[ndarray, "b 3 s s"], landmarks: Float[ndarray, "b 18 3"]
     ) -> Float[ndarray, "b d"]:
-        """Coefficients of float32 crops in [0, 1] and maps in [-1, 1]."""
+        """Coefficients of float32 crops in [0, 1] and points (u, v, drawn), see `ExportNet`."""
         ...
 
 
@@ -154,9 +154,9 @@ class DaslPredictor:
         return self.head.unpack(raw)
 
     def _ask(self, pixels: ndarray, points: Tensor, drawn: Tensor) -> Tensor:
-        config = self.config
-        maps = draw_map(points.float(), drawn, config.size, config.map, config.sigma_px)
-        return torch.from_numpy(self._network(pixels, maps.numpy()))
+        known = drawn[..., None].float()
+        landmarks = torch.cat((points.float(), known), -1).numpy()
+        return torch.from_numpy(self._network(pixels, np.ascontiguousarray(landmarks)))
 
     def _predict_crop(
         self, crop: Crop, turns: int, given: Tensor | None, config: DaslPredictConfig
@@ -300,8 +300,8 @@ class _Onnx:
         except Exception as error:  # onnxruntime raises classes of its own
             raise AssetError(f"weight file {path} is damaged: install lifemask again") from error
 
-    def __call__(self, crops: ndarray, maps: ndarray) -> ndarray:
-        return self._session.run(None, {"crops": crops, "map": maps})[0]
+    def __call__(self, crops: ndarray, landmarks: ndarray) -> ndarray:
+        return self._session.run(None, {"crops": crops, "landmarks": landmarks})[0]
 
 
 class _Torch:
@@ -310,6 +310,6 @@ class _Torch:
     def __init__(self, network: DaslNet) -> None:
         self._network = ExportNet(network).eval()
 
-    def __call__(self, crops: ndarray, maps: ndarray) -> ndarray:
+    def __call__(self, crops: ndarray, landmarks: ndarray) -> ndarray:
         with torch.inference_mode():
-            return self._network(torch.from_numpy(crops), torch.from_numpy(maps)).numpy()
+            return self._network(torch.from_numpy(crops), torch.from_numpy(landmarks)).numpy()

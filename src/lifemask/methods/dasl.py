@@ -27,6 +27,8 @@ from lifemask.nn.landmark_map import MapKind, draw_map
 
 __all__ = ["DaslConfig", "DaslNet", "DaslOutput", "config_from_dict", "create_dasl"]
 
+POINT_SCALE = 3.0  # half-crops to numbers of about unit spread
+
 
 @dataclass(frozen=True)
 class DaslConfig:
@@ -38,6 +40,8 @@ class DaslConfig:
         pose: "rot6d": rotation 6D, log scale, shift; "affine12": a free 3 x 4 matrix, as published.
         map: "gaussian" blobs, differentiable; "points": single pixels, as published.
         sigma_px: of a blob, in px of a crop of 120 px.
+        numbers: width of the layers that also take the map's points as numbers; 0, as published,
+            leaves the map alone to tell of them, and the network to find out which blob is which.
     """
 
     backbone: BackboneName = "mobile"
@@ -45,6 +49,7 @@ class DaslConfig:
     pose: PoseKind = "rot6d"
     map: MapKind = "gaussian"
     sigma_px: float = 1.5
+    numbers: int = 128
 
 
 class DaslOutput(NamedTuple):
@@ -76,7 +81,9 @@ class DaslNet(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.regressor = nn.Linear(backbone.features, head.size)
+        self.joined = JoinedNumbers(backbone.features, config.numbers) if config.numbers else None
+        features = self.joined.features if self.joined else backbone.features
+        self.regressor = nn.Linear(features, head.size)
         self.head = head
         with torch.no_grad():
             self.regressor.weight.mul_(0.1)
@@ -89,21 +96,29 @@ class DaslNet(nn.Module):
         drawn: Bool[Tensor, "b 18"],
     ) -> DaslOutput:
         """Both passes of crops in sRGB [0, 1] with the given map points, half-crops."""
-        p = self.regress(crops, self.draw(points, drawn))
+        p = self.regress(crops, points, drawn)
         posed = self.head(p)
-        p_hat = self.regress(crops, self.draw(*self.head.own_map(posed)))
+        p_hat = self.regress(crops, *self.head.own_map(posed))
         return DaslOutput(p, posed, p_hat, self.head(p_hat))
 
     def regress(
-        self, crops: Float[Tensor, "b 3 s s"], maps: Float[Tensor, "b 1 s s"]
+        self,
+        crops: Float[Tensor, "b 3 s s"],
+        points: Float[Tensor, "b 18 2"],
+        drawn: Bool[Tensor, "b 18"],
     ) -> Float[Tensor, "b d"]:
-        """Whitened coefficients (b, D)."""
-        x = torch.cat((normalised(crops), maps.to(crops.dtype)), 1)
+        """Whitened coefficients (b, D) of crops in sRGB [0, 1] with the given map points."""
+        if self.config.map == "points":
+            points = points.detach()
+        x = torch.cat((normalised(crops), self.draw(points, drawn).to(crops.dtype)), 1)
         if crops.is_contiguous(memory_format=torch.channels_last):
             x = x.contiguous(memory_format=torch.channels_last)
         features = self.backbone(x)
         with torch.autocast(features.device.type, enabled=False):  # bfloat16 is 0.2 degrees coarse
-            return self.regressor(features.float())
+            features = features.float()
+            if self.joined is not None:
+                features = self.joined(features, points, drawn)
+            return self.regressor(features)
 
     def draw(self, points: Tensor, drawn: Tensor) -> Float[Tensor, "b 1 s s"]:
         """The map channel of Map-18 points."""
@@ -111,18 +126,52 @@ class DaslNet(nn.Module):
         return draw_map(points, drawn, config.size, config.map, config.sigma_px)
 
 
+class JoinedNumbers(nn.Module):
+    """The map's points as numbers beside an image's features; what is not drawn is 0.
+
+    Args:
+        inputs: width of the image's features.
+        width: of the layers.
+    """
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.features = inputs + 3 * width
+        self.points = nn.Sequential(
+            nn.Linear(3 * 18, width), nn.ReLU(inplace=True),
+            nn.Linear(width, width), nn.ReLU(inplace=True),
+        )  # fmt: skip
+        self.mixed = nn.Sequential(nn.Linear(inputs + width, 2 * width), nn.ReLU(inplace=True))
+
+    def forward(
+        self,
+        features: Float[Tensor, "b f"],
+        points: Float[Tensor, "b 18 2"],
+        drawn: Bool[Tensor, "b 18"],
+    ) -> Float[Tensor, "b g"]:
+        """The features, what the points say, and both mixed."""
+        known = drawn.to(features.dtype)[..., None]
+        numbers = torch.cat((points.to(features.dtype) * known * POINT_SCALE, known), -1)
+        said = self.points(numbers.flatten(1))
+        return torch.cat((features, said, self.mixed(torch.cat((features, said), 1))), 1)
+
+
 class ExportNet(nn.Module):
-    """The part of a `DaslNet` that runs at inference: crop and map to raw coefficients."""
+    """The part of a `DaslNet` that runs at inference; it draws the map itself."""
 
     def __init__(self, net: DaslNet) -> None:
         super().__init__()
         self.net = net
 
     def forward(
-        self, crops: Float[Tensor, "b 3 s s"], maps: Float[Tensor, "b 1 s s"]
+        self, crops: Float[Tensor, "b 3 s s"], landmarks: Float[Tensor, "b 18 3"]
     ) -> Float[Tensor, "b d"]:
-        """De-whitened coefficients (b, D) of crops in sRGB [0, 1] and maps in [-1, 1]."""
-        return self.net.head.raw(self.net.regress(crops, maps))
+        """De-whitened coefficients (b, D) of crops in sRGB [0, 1] and Map-18 points.
+
+        A landmark is u and v in half-crops, and 1 where it is drawn, 0 where not.
+        """
+        points, drawn = landmarks[..., :2], landmarks[..., 2] > 0.5
+        return self.net.head.raw(self.net.regress(crops, points, drawn))
 
 
 def normalised(crops: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:

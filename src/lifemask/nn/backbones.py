@@ -1,7 +1,7 @@
 """The networks under a coefficient regressor: a crop with extra input channels to a feature vector.
 
     tiny           4 convolutions                                 -> global pool -> 32
-    mobile         the landmarker's trunk, a map path beside it   -> linear      -> 384
+    mobile         the landmarker's trunk                         -> linear      -> 384
     resnet18_half  7x7/2, pool, 32/64/128/256, strides 1, 2, 2, 1 -> global pool -> 256
     resnet50       7x7/2, pool, 3/4/6/3, strides 1, 2, 2, 1       -> 7x7 pool    -> 2048
 
@@ -29,9 +29,6 @@ MOBILE_WIDTHS = (24, 40, 80, 160)  # the shipped landmarkers' sizes: their weigh
 MOBILE_BLOCKS = (1, 2, 2)
 MOBILE_SQUEEZED = 64
 MOBILE_HIDDEN = 384
-MAP_WIDTHS = (16, 32, 32, 32)
-MAP_PATH = "paths.map."
-COLOURS = 3
 LANDMARKER_FROM_DASL = 256 / 127.5
 """`4 x - 2` of the landmarker over `(255 x - 127.5) / 128` of 2DASL, x in [0, 1]; both have
 mid-grey at 0, and so the same zero padding."""
@@ -61,24 +58,6 @@ class Backbone(nn.Module):
         for layer in self.children():
             x = layer(x)
         return x
-
-
-class MapBeside(nn.Module):
-    """The image path sees all channels; a path beside it sees those after the colours alone.
-
-    Args:
-        image: (b, inputs, s, s) to (b, c, s / 16, s / 16).
-        map_path: (b, inputs - 3, s, s) to (b, d, s / 16, s / 16).
-    """
-
-    def __init__(self, image: nn.Module, map_path: nn.Module) -> None:
-        super().__init__()
-        self.image = image
-        self.map = map_path
-
-    def forward(self, x: Float[Tensor, "b i s s"]) -> Float[Tensor, "b o p p"]:
-        """Features (b, c + d, s / 16, s / 16)."""
-        return torch.cat((self.image(x), self.map(x[:, COLOURS:])), 1)
 
 
 class Bottleneck(nn.Module):
@@ -142,8 +121,7 @@ def mobile_from_landmarker(weights: Mapping[str, Tensor], backbone: Backbone) ->
 
     With them the features of a 2DASL input equal the landmarker's `summary` of the same crop,
     whatever the further channels hold: the stem's first three channels are the landmarker's, scaled
-    from its normalisation to 2DASL's, the others 0, and the summary reads nothing of the map path,
-    which keeps its fresh weights.
+    from its normalisation to 2DASL's, the others 0.
 
     Args:
         weights: of a `LandmarkNet` with the shipped sizes.
@@ -152,42 +130,24 @@ def mobile_from_landmarker(weights: Mapping[str, Tensor], backbone: Backbone) ->
     Raises:
         UserError: the weights do not fit: another size of network or of crop.
     """
-    own_weights, result = backbone.state_dict(), dict[str, Tensor]()
-    map_path = any(name.startswith(MAP_PATH) for name in own_weights)
-    for name, own in own_weights.items():
-        if name.startswith(MAP_PATH):
-            result[name] = own
-            continue
-        source = name.removeprefix("paths.").removeprefix("image.")
-        given, wanted = weights.get(source), _landmarkers_shape(source, own, map_path)
-        if given is None or given.shape != wanted:
-            found = "nothing" if given is None else tuple(given.shape)
+    wanted = backbone.state_dict()
+    result = {name: weights[name].detach() for name in wanted if name in weights}
+    if "stem.0.weight" in wanted and "stem.0.weight" in result:
+        colours = result["stem.0.weight"].float() * LANDMARKER_FROM_DASL
+        further_inputs = max(wanted["stem.0.weight"].shape[1] - colours.shape[1], 0)
+        outputs, _, *kernel = colours.shape
+        further = colours.new_zeros(outputs, further_inputs, *kernel)
+        result["stem.0.weight"] = torch.cat((colours, further), 1)
+    for name, tensor in wanted.items():
+        if name not in result or result[name].shape != tensor.shape:
+            found = tuple(result[name].shape) if name in result else "nothing"
             raise UserError(
-                f"the landmarker's weights do not fit the mobile backbone: {source} is {found}, "
-                f"not {tuple(wanted)}. Start from a landmarker of the cpu recipe, with "
+                f"the landmarker's weights do not fit the mobile backbone: {name} is {found}, "
+                f"not {tuple(tensor.shape)}. Start from a landmarker of the cpu recipe, with "
                 f"crops of the size that it was trained with (112 px for the shipped ones)."
             )
-        scale = LANDMARKER_FROM_DASL if source == "stem.0.weight" else 1
-        result[name] = _more_inputs(given.detach().to(own.dtype) * scale, own)
+        result[name] = result[name].to(tensor.dtype)
     return result
-
-
-def _landmarkers_shape(name: str, own: Tensor, map_path: bool) -> torch.Size:
-    """Shape of a landmarker's weights: colours alone into the stem, no map into the summary."""
-    if name == "stem.0.weight":
-        return torch.Size((len(own), COLOURS, *own.shape[2:]))
-    if name == "summary.0.weight" and map_path:
-        cells = own.shape[1] // (MOBILE_SQUEEZED + MAP_WIDTHS[-1])
-        return torch.Size((len(own), MOBILE_SQUEEZED * cells))
-    return own.shape
-
-
-def _more_inputs(weights: Tensor, wanted: Tensor) -> Tensor:
-    """A layer's weights (outputs, inputs, ...) with zeros for the inputs that `wanted` has more."""
-    if weights.shape == wanted.shape:
-        return weights
-    further = torch.zeros_like(wanted[:, weights.shape[1] :])
-    return torch.cat((weights, further), 1)
 
 
 def _tiny(inputs: int, size: int) -> Backbone:
@@ -204,42 +164,22 @@ def _tiny(inputs: int, size: int) -> Backbone:
 
 
 def _mobile(inputs: int, size: int) -> Backbone:
-    """The landmarker's trunk under the landmarker's names, and a path of the map's own.
-
-    The trunk's features say little about a fourth channel that its training never had; a few thin
-    convolutions beside it read the map from the first step on.
-    """
+    """The landmarker's trunk under the landmarker's names."""
     if size <= 0 or size % 16:
         raise UserError(f"the mobile backbone takes sizes that are multiples of 16, not {size}")
-    if inputs < COLOURS:
-        raise UserError(f"the mobile backbone takes {COLOURS} colours at least, not {inputs}")
     w2, w4, w8, w16 = MOBILE_WIDTHS
-    image = Backbone(
-        MOBILE_SQUEEZED,
+    cells = (size // 16) ** 2
+    return Backbone(
+        MOBILE_HIDDEN,
         stem=ConvUnit(inputs, w2, 5, 2),
         stage4=stage(w2, w4, MOBILE_BLOCKS[0]),
         stage8=stage(w4, w8, MOBILE_BLOCKS[1]),
         stage16=stage(w8, w16, MOBILE_BLOCKS[2]),
         squeeze=ConvUnit(w16, MOBILE_SQUEEZED, 1),
-    )
-    channels = MOBILE_SQUEEZED + (MAP_WIDTHS[-1] if inputs > COLOURS else 0)
-    cells = (size // 16) ** 2
-    return Backbone(
-        MOBILE_HIDDEN,
-        paths=MapBeside(image, _map_path(inputs - COLOURS)) if inputs > COLOURS else image,
         flatten=nn.Flatten(),
-        summary=nn.Sequential(nn.Linear(channels * cells, MOBILE_HIDDEN), nn.ReLU(inplace=True)),
-    )
-
-
-def _map_path(inputs: int) -> Backbone:
-    first, second, third, last = MAP_WIDTHS
-    return Backbone(
-        last,
-        first=ConvUnit(inputs, first, 5, 2),
-        second=ConvUnit(first, second, 3, 2),
-        third=ConvUnit(second, third, 3, 2),
-        last=ConvUnit(third, last, 3, 2),
+        summary=nn.Sequential(
+            nn.Linear(MOBILE_SQUEEZED * cells, MOBILE_HIDDEN), nn.ReLU(inplace=True)
+        ),
     )
 
 

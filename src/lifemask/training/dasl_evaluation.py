@@ -137,7 +137,7 @@ def one_batch(
 def _pass(
     network: DaslNet, crops: Tensor, points: Tensor, drawn: Tensor
 ) -> tuple[Float[Tensor, "b d"], Posed]:
-    p = network.regress(crops, network.draw(points, drawn))
+    p = network.regress(crops, points, drawn)
     return p, network.head(p)
 
 

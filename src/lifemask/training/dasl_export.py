@@ -74,8 +74,8 @@ def export_dasl(
     network.load_state_dict(halves)
     network.eval()
     graph = onnx_bytes(network)
-    channels = {"crops": 3, "map": 1}
-    worst = largest_difference(ExportNet(network), config.size, graph, (1, 2, 5), channels)
+    inputs = {"crops": (3, config.size, config.size), "landmarks": (18, 3)}
+    worst = largest_difference(ExportNet(network), inputs, graph, (1, 2, 5))
     if worst > TOLERANCE:
         raise RuntimeError(f"the exported graph's coefficients are {worst:.4f} away from torch's")
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,16 +97,16 @@ def export_dasl(
 
 
 def onnx_bytes(network: DaslNet) -> bytes:
-    """The graph of `ExportNet`: "crops" (b, 3, s, s), "map" (b, 1, s, s) to "coefficients"."""
+    """The graph of `ExportNet`: "crops" (b, 3, s, s), "landmarks" (b, 18, 3) to "coefficients"."""
     size = network.config.size
     wrapped = ExportNet(fuse_norms(network)).eval()  # pyright: ignore[reportArgumentType]
-    names = ("crops", "map", "coefficients")
+    names = ("crops", "landmarks", "coefficients")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter announces its successor
         path = Path(folder) / "dasl.onnx"
         torch.onnx.export(
             wrapped,
-            (torch.zeros(2, 3, size, size), torch.zeros(2, 1, size, size)),
+            (torch.zeros(2, 3, size, size), torch.zeros(2, 18, 3)),
             str(path),
             input_names=list(names[:2]),
             output_names=list(names[2:]),

@@ -14,7 +14,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -141,24 +140,23 @@ def fuse_norms(network: LandmarkNet) -> LandmarkNet:
 
 def compare_engines(network: LandmarkNet, graph: bytes, batches: tuple[int, ...]) -> float:
     """Largest difference in px between torch and onnxruntime over some batch sizes."""
-    return largest_difference(ExportNet(network), network.config.size, graph, batches)
+    size = network.config.size
+    return largest_difference(ExportNet(network), {"crops": (3, size, size)}, graph, batches)
 
 
 def largest_difference(
     module: nn.Module,
-    size: int,
+    inputs: Mapping[str, tuple[int, ...]],
     graph: bytes,
     batches: tuple[int, ...],
-    inputs: Mapping[str, int] = MappingProxyType({"crops": 3}),
 ) -> float:
-    """Largest difference of an output between torch and onnxruntime on random crops.
+    """Largest difference of an output between torch and onnxruntime on random inputs.
 
     Args:
-        module: maps its inputs (b, channels, size, size) in [0, 1] to one output.
-        size: side of the crops.
+        module: maps its inputs, in [0, 1], to one output.
+        inputs: shape of one sample of each input by its name, in the module's order.
         graph: the same network as ONNX.
         batches: sizes b to try; an export with a dynamic batch may be right for one only.
-        inputs: channels of each input by its name, in the module's order.
     """
     import onnxruntime
 
@@ -166,10 +164,7 @@ def largest_difference(
     worst = 0.0
     for count in batches:
         generator = torch.Generator().manual_seed(count)
-        given = {
-            name: torch.rand(count, channels, size, size, generator=generator)
-            for name, channels in inputs.items()
-        }
+        given = {n: torch.rand(count, *shape, generator=generator) for n, shape in inputs.items()}
         with torch.no_grad():
             expected = module(*given.values()).numpy()
         (found,) = session.run(None, {name: x.numpy() for name, x in given.items()})

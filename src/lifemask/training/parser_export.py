@@ -119,7 +119,8 @@ def onnx_bytes(network: UNet) -> bytes:
 
 def compare_engines(network: UNet, graph: bytes, batches: tuple[int, ...]) -> float:
     """Largest difference of a probability between torch and onnxruntime over some batch sizes."""
-    return largest_difference(RegionExport(network), network.config.size, graph, batches)
+    size = network.config.size
+    return largest_difference(RegionExport(network), {"crops": (3, size, size)}, graph, batches)
 
 
 def main(arguments: list[str] | None = None) -> None:
