@@ -5,6 +5,7 @@ import torch
 from lifemask.losses import (
     distance,
     gaussian_prior,
+    huber,
     laplace_nll,
     outside_unit_interval,
     weighted_mean,
@@ -55,3 +56,23 @@ def test_priors():
     torch.testing.assert_close(gaussian_prior(torch.tensor([[3.0, 4.0]])), torch.tensor([12.5]))
     values = torch.tensor([[-0.5, 0.0, 0.4, 1.0, 1.25]])
     torch.testing.assert_close(outside_unit_interval(values), torch.tensor([0.15]))
+
+
+def test_huber_is_a_parabola_that_goes_on_as_a_line():
+    d = torch.tensor([0.0, 1.5, 3.0, 4.0, 103.0])
+    torch.testing.assert_close(huber(d, 3.0), torch.tensor([0.0, 0.375, 1.5, 2.5, 101.5]))
+
+
+def test_huber_has_slope_at_most_one_and_no_kink():
+    d = torch.linspace(0, 9, 1801, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(huber(d, 3.0).sum(), d)
+    torch.testing.assert_close(slope, (d.detach() / 3).clamp_max(1))
+    assert (slope.diff() >= -1e-12).all() and slope.diff().max() < 2e-3
+    inside = torch.tensor([0.4, 2.9, 3.1, 8.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: huber(x, 3.0), (inside,))
+
+
+def test_huber_scales_with_its_unit():
+    """Distances and delta in another unit: the loss changes by the unit, nothing else."""
+    d = torch.rand(20, dtype=torch.float64) * 10
+    torch.testing.assert_close(huber(10 * d, 30.0), 10 * huber(d, 3.0))
