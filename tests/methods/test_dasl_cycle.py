@@ -1,6 +1,9 @@
 """2DASL's two passes: the drawn map carries the gradient of the second pass to the first."""
 
 import copy
+import dataclasses
+import itertools
+import math
 
 import pytest
 import torch
@@ -16,12 +19,14 @@ from lifemask.nn.landmark_map import draw_map
 SIZE, COUNT = 48, 3
 
 
-@pytest.fixture(params=["gaussian", "points"])
+@pytest.fixture(params=itertools.product(["gaussian", "points"], [0, 16]), ids=str)
 def setting(request):
-    """A network with the tiny backbone and the 2D landmarks of some heads."""
+    """A network with the tiny backbone, by the map alone or with its points as numbers too."""
     torch.manual_seed(0)
     model = mask_model()
-    network = create_dasl(DaslConfig("tiny", SIZE, map=request.param), model).eval()
+    kind, numbers = request.param
+    config = DaslConfig("tiny", SIZE, map=kind, numbers=numbers)
+    network = create_dasl(config, model).eval()
     network.head.load_state_dict(whitened_head("rot6d", model).state_dict())
     labels = random_labels(model, COUNT, seed=1)
     given = map18(half_crops(points_px(model, labels, SCORED)[..., :2]), SCORED)
@@ -36,7 +41,7 @@ def cycle(loss, inputs, output, targets):
 
 
 def test_the_cycle_reaches_the_first_pass_through_blobs_and_not_through_pixels(setting):
-    """The first pass's coefficients enter the second pass's points by the map alone."""
+    """The first pass's coefficients enter the second pass by what it draws, in no other way."""
     network, loss, inputs, targets = setting
     output = network(*inputs)
     (slope,) = torch.autograd.grad(
@@ -52,9 +57,9 @@ def test_weights_of_a_first_pass_that_only_feeds_the_map(setting):
     network, loss, inputs, targets = setting
     crops, points, drawn = inputs
     second = copy.deepcopy(network).requires_grad_(False)
-    p = network.regress(crops, network.draw(points, drawn))
+    p = network.regress(crops, points, drawn)
     posed = network.head(p)
-    p_hat = second.regress(crops, second.draw(*second.head.own_map(posed)))
+    p_hat = second.regress(crops, *second.head.own_map(posed))
     total = cycle(loss, inputs, (p, posed, p_hat, second.head(p_hat)), targets)
     assert total > 0
     if network.config.map == "points":
@@ -84,7 +89,7 @@ def test_that_gradient_is_the_slope_of_the_second_passes_error(setting):
     def error(step):
         p = output.p + step * direction
         posed = network.head(p)
-        p_hat = network.regress(inputs[0], network.draw(*network.head.own_map(posed)))
+        p_hat = network.regress(inputs[0], *network.head.own_map(posed))
         return float(cycle(loss, inputs, (p, posed, p_hat, network.head(p_hat)), targets))
 
     step = 5e-3
@@ -99,16 +104,34 @@ def test_the_forward_pass_is_the_figure(setting):
         output = network(crops, points, drawn)
         kind = network.config.map
         picture = (crops * 255 - 127.5) / 128
-        first = torch.cat((picture, draw_map(points, drawn, SIZE, kind)), 1)
-        p = network.regressor(network.backbone(first))
+
+        def answer(points, drawn):
+            x = torch.cat((picture, draw_map(points, drawn, SIZE, kind)), 1)
+            features = network.backbone(x)
+            if network.joined is not None:
+                features = network.joined(features, points, drawn)
+            return network.regressor(features)
+
+        p = answer(points, drawn)
         own = network.head.own_map(network.head(p))
-        again = torch.cat((picture, draw_map(own[0], own[1], SIZE, kind)), 1)
-        p_hat = network.regressor(network.backbone(again))
+        p_hat = answer(own[0], own[1])
     torch.testing.assert_close(output.p, p)
     torch.testing.assert_close(output.p_hat, p_hat)
     torch.testing.assert_close(output.posed.points, network.head(p).points)
     torch.testing.assert_close(output.posed_hat.points, network.head(p_hat).points)
     assert not torch.allclose(p, p_hat)
+
+
+def test_points_that_are_not_drawn_do_not_count(setting):
+    """Whatever they hold: AFLW's hidden points are garbage."""
+    network, _, (crops, points, drawn), _ = setting
+    hidden = drawn.clone()
+    hidden[:, ::3] = False
+    garbage = torch.where(hidden[..., None], points, torch.tensor([math.nan, 1e20]))
+    with torch.no_grad():
+        plain = network(crops, points, hidden)
+        torch.testing.assert_close(network(crops, garbage, hidden).p, plain.p)
+        assert not torch.allclose(plain.p, network(crops, points, drawn).p)
 
 
 def test_channels_last_crops_give_the_same(setting):
@@ -121,7 +144,7 @@ def test_channels_last_crops_give_the_same(setting):
 
 def test_settings_from_a_card():
     config = DaslConfig("tiny", 64, "affine12", "points", 2.0)
-    values = {"backbone": "tiny", "size": 64, "pose": "affine12", "map": "points", "sigma_px": 2.0}
+    values = dataclasses.asdict(config)
     assert config_from_dict(values) == config
     with pytest.raises(TypeError):
         config_from_dict({**values, "colour": "red"})

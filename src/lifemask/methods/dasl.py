@@ -151,7 +151,8 @@ class JoinedNumbers(nn.Module):
     ) -> Float[Tensor, "b g"]:
         """The features, what the points say, and both mixed."""
         known = drawn.to(features.dtype)[..., None]
-        numbers = torch.cat((points.to(features.dtype) * known * POINT_SCALE, known), -1)
+        places = torch.where(drawn[..., None], points.to(features.dtype) * POINT_SCALE, 0.0)
+        numbers = torch.cat((places, known), -1)
         said = self.points(numbers.flatten(1))
         return torch.cat((features, said, self.mixed(torch.cat((features, said), 1))), 1)
 
