@@ -83,6 +83,11 @@ def random_network(name: str, size: int) -> DaslNet:
     return network.eval()
 
 
+def inputs(network: DaslNet) -> dict[str, tuple[int, ...]]:
+    """Shape of one face's inputs."""
+    return {"crops": (3, network.config.size, network.config.size), "landmarks": (18, 3)}
+
+
 def multiply_adds(network: DaslNet) -> int:
     """Of one face: convolutions and linear layers."""
     total = 0
@@ -96,17 +101,15 @@ def multiply_adds(network: DaslNet) -> int:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(count)
-    size = network.config.size
     with torch.no_grad():
-        network.regress(torch.zeros(1, 3, size, size), torch.zeros(1, 1, size, size))
+        ExportNet(network)(*(torch.zeros(1, *n) for n in inputs(network).values()))
     return total
 
 
 def typical_coefficient(network: DaslNet) -> float:
-    """Root mean square of the raw coefficients of a random crop, beside which differences count."""
-    size = network.config.size
+    """Root mean square of the raw coefficients of a random face, beside which differences count."""
     with torch.no_grad():
-        raw = ExportNet(network)(torch.rand(1, 3, size, size), torch.zeros(1, 1, size, size))
+        raw = ExportNet(network)(*(torch.rand(1, *n) for n in inputs(network).values()))
     return float(raw.square().mean().sqrt())
 
 
@@ -170,8 +173,7 @@ def one_face_row(name: str, timing: Timing, graph: bytes) -> dict[str, Any]:
     row: dict[str, Any] = {"network": name}
     if name in SIZES:
         network = random_network(name, SIZES[name])
-        channels = {"crops": 3, "map": 1}
-        args = (ExportNet(network), SIZES[name], graph, (1, 2, 5), channels)
+        args = (ExportNet(network), inputs(network), graph, (1, 2, 5))
         row |= {
             "size_px": SIZES[name],
             "parameters": sum(p.numel() for p in network.parameters()),
