@@ -27,7 +27,7 @@ from lifemask.nn.landmark_map import MapKind, draw_map
 
 __all__ = ["DaslConfig", "DaslNet", "DaslOutput", "config_from_dict", "create_dasl"]
 
-POINT_SCALE = 3.0  # half-crops to numbers of about unit spread
+APART_SCALE = 30.0  # half-crops (2 px and so on) to numbers of about unit spread
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class DaslConfig:
         pose: "rot6d": rotation 6D, log scale, shift; "affine12": a free 3 x 4 matrix, as published.
         map: "gaussian" blobs, differentiable; "points": single pixels, as published.
         sigma_px: of a blob, in px of a crop of 120 px.
-        numbers: width of the layers that also take the map's points as numbers; 0, as published,
-            leaves the map alone to tell of them, and the network to find out which blob is which.
+        correction: width of the layers that correct the coefficients by how far the map's points
+            lie from where they put them; 0, as published, leaves the map alone to tell, and the
+            network to find out which blob is which.
     """
 
     backbone: BackboneName = "mobile"
@@ -49,7 +50,7 @@ class DaslConfig:
     pose: PoseKind = "rot6d"
     map: MapKind = "gaussian"
     sigma_px: float = 1.5
-    numbers: int = 128
+    correction: int = 256
 
 
 class DaslOutput(NamedTuple):
@@ -81,10 +82,11 @@ class DaslNet(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.joined = JoinedNumbers(backbone.features, config.numbers) if config.numbers else None
-        features = self.joined.features if self.joined else backbone.features
-        self.regressor = nn.Linear(features, head.size)
+        self.regressor = nn.Linear(backbone.features, head.size)
         self.head = head
+        self.correction: Correction | None = None
+        if config.correction:
+            self.correction = Correction(backbone.features, config.correction, head.size)
         with torch.no_grad():
             self.regressor.weight.mul_(0.1)
             self.regressor.bias.zero_()
@@ -116,9 +118,11 @@ class DaslNet(nn.Module):
         features = self.backbone(x)
         with torch.autocast(features.device.type, enabled=False):  # bfloat16 is 0.2 degrees coarse
             features = features.float()
-            if self.joined is not None:
-                features = self.joined(features, points, drawn)
-            return self.regressor(features)
+            p = self.regressor(features)
+            if self.correction is None:
+                return p
+            own, _ = self.head.own_map(self.head(p))
+            return p + self.correction(features, points.to(p.dtype) - own, drawn)
 
     def draw(self, points: Tensor, drawn: Tensor) -> Float[Tensor, "b 1 s s"]:
         """The map channel of Map-18 points."""
@@ -126,35 +130,48 @@ class DaslNet(nn.Module):
         return draw_map(points, drawn, config.size, config.map, config.sigma_px)
 
 
-class JoinedNumbers(nn.Module):
-    """The map's points as numbers beside an image's features; what is not drawn is 0.
+class Correction(nn.Module):
+    """What the distances between given and predicted Map-18 points change in the coefficients.
+
+    Linear in the distances, plus a mixture with the image's features; an empty map leaves only what
+    the features say, and the network's own points, drawn again, change next to nothing.
 
     Args:
-        inputs: width of the image's features.
-        width: of the layers.
+        features: width of the image's features.
+        width: of the mixing layer.
+        coefficients: D.
     """
 
-    def __init__(self, inputs: int, width: int) -> None:
+    def __init__(self, features: int, width: int, coefficients: int) -> None:
         super().__init__()
-        self.features = inputs + 3 * width
-        self.points = nn.Sequential(
-            nn.Linear(3 * 18, width), nn.ReLU(inplace=True),
-            nn.Linear(width, width), nn.ReLU(inplace=True),
-        )  # fmt: skip
-        self.mixed = nn.Sequential(nn.Linear(inputs + width, 2 * width), nn.ReLU(inplace=True))
+        self.linear = nn.Linear(2 * 18, coefficients, bias=False)
+        self.mixed = nn.Sequential(
+            nn.Linear(features + 3 * 18, width),
+            nn.ReLU(inplace=True),
+            nn.Linear(width, coefficients, bias=False),
+        )
+        with torch.no_grad():
+            self.linear.weight.zero_()
+            last = self.mixed[-1]
+            assert isinstance(last, nn.Linear)
+            last.weight.zero_()
 
     def forward(
         self,
         features: Float[Tensor, "b f"],
-        points: Float[Tensor, "b 18 2"],
+        apart: Float[Tensor, "b 18 2"],
         drawn: Bool[Tensor, "b 18"],
-    ) -> Float[Tensor, "b g"]:
-        """The features, what the points say, and both mixed."""
-        known = drawn.to(features.dtype)[..., None]
-        places = torch.where(drawn[..., None], points.to(features.dtype) * POINT_SCALE, 0.0)
-        numbers = torch.cat((places, known), -1)
-        said = self.points(numbers.flatten(1))
-        return torch.cat((features, said, self.mixed(torch.cat((features, said), 1))), 1)
+    ) -> Float[Tensor, "b d"]:
+        """Change of the whitened coefficients.
+
+        Args:
+            features: of the image.
+            apart: given minus predicted points in half-crops.
+            drawn: which points are given.
+        """
+        known = drawn.to(features.dtype)
+        numbers = torch.where(drawn[..., None], apart * APART_SCALE, 0.0).flatten(1)
+        return self.linear(numbers) + self.mixed(torch.cat((features, numbers, known), 1))
 
 
 class ExportNet(nn.Module):
