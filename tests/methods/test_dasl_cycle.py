@@ -21,13 +21,15 @@ SIZE, COUNT = 48, 3
 
 @pytest.fixture(params=itertools.product(["gaussian", "points"], [0, 16]), ids=str)
 def setting(request):
-    """A network with the tiny backbone, by the map alone or with its points as numbers too."""
+    """A network with the tiny backbone, by the map alone or with a correction by its points."""
     torch.manual_seed(0)
     model = mask_model()
-    kind, numbers = request.param
-    config = DaslConfig("tiny", SIZE, map=kind, numbers=numbers)
+    kind, correction = request.param
+    config = DaslConfig("tiny", SIZE, map=kind, correction=correction)
     network = create_dasl(config, model).eval()
     network.head.load_state_dict(whitened_head("rot6d", model).state_dict())
+    for weight in network.correction.parameters() if network.correction else ():
+        torch.nn.init.normal_(weight, std=0.01)  # a fresh one changes nothing
     labels = random_labels(model, COUNT, seed=1)
     given = map18(half_crops(points_px(model, labels, SCORED)[..., :2]), SCORED)
     crops = torch.rand(COUNT, 3, SIZE, SIZE)
@@ -108,9 +110,11 @@ def test_the_forward_pass_is_the_figure(setting):
         def answer(points, drawn):
             x = torch.cat((picture, draw_map(points, drawn, SIZE, kind)), 1)
             features = network.backbone(x)
-            if network.joined is not None:
-                features = network.joined(features, points, drawn)
-            return network.regressor(features)
+            p = network.regressor(features)
+            if network.correction is not None:
+                own, _ = network.head.own_map(network.head(p))
+                p = p + network.correction(features, points - own, drawn)
+            return p
 
         p = answer(points, drawn)
         own = network.head.own_map(network.head(p))
