@@ -269,11 +269,9 @@ def load_dasl(
     if engine not in ("onnx", "torch"):
         raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
     name = f"dasl-{weights}"
-    card = network_card(name)
-    config = config_from_dict(card)
     model = load_face_model()
+    config, network = _described(name, model)
     path = weights_path(name)
-    network = create_dasl(config, model)
     try:
         network.load_state_dict(load_file(path))
     except Exception as error:  # a broken header raises a class of its own
@@ -281,6 +279,16 @@ def load_dasl(
     head = network.head
     run = _Torch(network) if engine == "torch" else _Onnx(f"{name}.onnx", threads)
     return DaslPredictor(run, config, head, model, weights)
+
+
+def _described(name: str, model: FaceModel) -> tuple[DaslConfig, DaslNet]:
+    """The network that a card describes, without its weights."""
+    card = network_card(name)
+    try:
+        config = config_from_dict(card)
+        return config, create_dasl(config, model)
+    except (TypeError, ValueError, KeyError, UserError) as error:
+        raise AssetError(f"weight card {name}.json is damaged: install lifemask again") from error
 
 
 class _Onnx:

@@ -53,7 +53,8 @@ def draw_map(
 def _pixels(points: Tensor, drawn: Tensor, size: int) -> Tensor:
     place = ((points.detach() + 1) * (size / 2) - 0.5).round().long().clamp(0, size - 1)
     flat = place[..., 1] * size + place[..., 0]
-    marks = points.new_full((len(points), size * size + 1), -1.0)
+    # not of len(points) rows: an exported graph would keep that number
+    marks = torch.full_like(points[:, :1, 0], -1.0).repeat(1, size * size + 1)
     flat = torch.where(drawn, flat, size * size)  # what is not drawn goes beside the map
     marks = marks.scatter(1, flat, 1.0)
     return marks[:, :-1].view(-1, 1, size, size)
