@@ -45,6 +45,9 @@ class DaslLossConfig:
         l3d: 3D-landmark consistency between the passes.
         cyc: 2D-landmark consistency of the second pass, which sees the first one's map.
         critic: self-critic, for the regressor; the critic itself learns whenever this is not 0.
+        wild_fakes: weight, in the critic's own loss, of what the network says of photos; the other
+            fakes, on labelled images, weigh 1 each. Where photos look unlike renders a critic can
+            tell these fakes by the look alone.
         reg: coefficients near the mean, expressions within their range.
         offset: learned offsets between a data set's clicks and our landmarks are small.
         huber_px: where a distance starts to count linearly.
@@ -59,6 +62,7 @@ class DaslLossConfig:
     l3d: float = 0.02
     cyc: float = 0.02
     critic: float = 0.01
+    wild_fakes: float = 1.0
     reg: float = 1e-3
     offset: float = 0.2
     huber_px: float = 3.0
@@ -267,7 +271,9 @@ class DaslLoss(nn.Module):
         # one pass: normalising the critic's weights costs as much as judging a few faces
         logits = self.critic(torch.cat(crops), torch.cat(pairs))
         real, *fakes = logits.split([len(p) for p in pairs])
-        fooled = sum(functional.softplus(fake).mean() for fake in fakes) / len(fakes)
+        weights = (self.config.wild_fakes, 1.0, 1.0)
+        costs = [functional.softplus(fake).mean() for fake in fakes]
+        fooled = sum(w * c for w, c in zip(weights, costs, strict=True)) / sum(weights)
         return functional.softplus(-real).mean() + fooled
 
 

@@ -146,7 +146,7 @@ def run_stage(
         DaslLoss(network.head, recipe.loss, critic),
         DaslBatchMaker(corpus, batches, model),
         step_loss,
-        lambda net: evaluate(net, corpus.held_out, recipe.batches.input_map),  # pyright: ignore[reportArgumentType]
+        lambda net: evaluate(net, corpus.held_out, recipe.batches.input_map, recipe.evaluate_crops),  # pyright: ignore[reportArgumentType]
         replace(config, optim=recipe.optim, run=stage.folder),
         {"recipe": asdict(recipe), "licence": recipe.family, "stage": stage.number},
     )
@@ -223,16 +223,25 @@ def _part(name: str, *overrides: str, **rest: Any) -> Switch:
 
 
 SWITCHES: Sequence[Switch] = (
-    _part("weights of the coefficients (mse)", "loss.coef=mse"),
-    _part("coefficients compared at all (vertex)", "loss.coef=vertex", expected="any"),
+    _part("coefficients weighed by what they move (mse)", "loss.coef=mse"),
+    _part("coefficients compared as such (vertex)", "loss.coef=vertex", expected="any"),
+    _part("coefficients compared", "loss.coefficients=0", metric="renders-open_shape_mm"),
     _part("2D-landmark consistency", "loss.l2d=0"),
     _part("3D-landmark consistency", "loss.l3d=0"),
     _part("cycle consistency", "loss.cyc=0"),
     _part("self-critic", "loss.critic=0", metric="aflw21_identity", families=("research",)),
+    _part(
+        "photos among the critic's fakes",
+        "loss.wild_fakes=0",
+        metric="aflw21_identity",
+        expected="any",
+        families=("research",),
+    ),
     _part("map", "batches.input_map=off"),
+    _part("correction by the map's points", "net.correction=0"),
     _part("noise of the map", "batches.input_map=oracle", expected="any"),
-    _part("map of others, only its own", "batches.input_map=self", expected="any"),
-    _part("Gaussian map (points)", "net.map=points", expected="any"),
+    _part("maps of others (only its own)", "batches.input_map=self", expected="any"),
+    _part("blobs in the map (single pixels)", "net.map=points", expected="any"),
     _part("unlabelled faces", "unlabelled=false", metric="aflw21", families=("research",)),
     _part("stage 2", "stage2=false", metric="aflw21", families=("research",)),
     _part("start from the landmarker", "start="),

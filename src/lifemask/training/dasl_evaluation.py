@@ -27,7 +27,6 @@ from lifemask.training.landmarker import crop_errors
 Source = Literal["detector", "self", "none", "oracle"]
 SOURCES: tuple[Source, ...] = ("none", "self", "detector", "oracle")
 OWN_MAPS = 3  # passes with the network's own map after the empty one, as at inference
-MOST_CROPS = 500
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def evaluate(
     network: DaslNet,
     held_out: dict[str, FaceSet],
     input_map: str = "on",
-    most: int = MOST_CROPS,
+    most: int = 500,
     sources: tuple[Source, ...] = SOURCES,
 ) -> dict[str, float]:
     """Metrics of held-out crops, by set and source of the map.

@@ -44,6 +44,7 @@ class DaslRecipe:
         threads: of torch per process on a CPU; 0 leaves them as they are.
         workers: threads that prepare batches.
         evaluate_every: steps between evaluations on held-out data.
+        evaluate_crops: at most so many crops of each held-out set.
         save_every: steps between checkpoints.
         held_out_renders: number of first shards kept for evaluation.
         select: validation metric that marks the best checkpoint; lowest is best.
@@ -69,6 +70,7 @@ class DaslRecipe:
     threads: int = 1
     workers: int = 1
     evaluate_every: int = 500
+    evaluate_crops: int = 500
     save_every: int = 250
     held_out_renders: int = 1
     select: str = "renders-open"
