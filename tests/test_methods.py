@@ -15,8 +15,8 @@ from lifemask.apps.cli import main
 from lifemask.assets import AssetError, UserError
 from lifemask.evaluation.predict import load_system, map_meta
 from lifemask.faces.landmarker import turned_back
-from lifemask.methods._dasl_predict import DaslPredictConfig
 from lifemask.methods._dasl_stage import DaslStage
+from lifemask.methods.dasl import DaslPredictConfig
 from lifemask.methods.fitting import FitConfig, fit_landmarks
 from lifemask.outputs import write_heads
 from lifemask.pipeline import METHODS, Pipeline, PipelineConfig, dasl_settings

@@ -39,7 +39,7 @@ from lifemask.types import Appearance, Face, Geometry, Landmarks, MethodUse
 if TYPE_CHECKING:
     from PIL import Image
 
-    from lifemask.methods._dasl_predict import DaslPredictConfig
+    from lifemask.methods.dasl import DaslPredictConfig
     from lifemask.methods.photometric import PhotometricConfig
     from lifemask.methods.texture import TextureConfig
 

@@ -12,10 +12,17 @@ from lifemask.facemodel import load_face_model
 from lifemask.faces.crop import crop_square, photo_to_crop, square_box
 from lifemask.graphics.camera import project
 from lifemask.methods._dasl_head import CoefficientHead
-from lifemask.methods._dasl_predict import DaslPredictConfig, DaslPredictor, _Torch, map_points
+from lifemask.methods._dasl_predict import map_points
 from lifemask.methods._dasl_types import HeadLabels, MapPoints
-from lifemask.methods.dasl import DaslConfig, create_dasl
+from lifemask.methods.dasl import (
+    DaslConfig,
+    DaslPredictConfig,
+    DaslPredictor,
+    ExportNet,
+    create_dasl,
+)
 from lifemask.nn.parametric import LENGTH_MM
+from lifemask.nn.shipped import TorchNetwork
 from lifemask.types import Face, Landmarks
 
 CONFIG = DaslConfig("tiny", 48)
@@ -286,7 +293,9 @@ def test_a_batch_of_crops_equals_single_ones(pose):
     torch.manual_seed(0)
     network = create_dasl(replace(CONFIG, pose=pose), model).eval()
     network.regressor.weight.data.mul_(30)
-    predictor = DaslPredictor(_Torch(network), network.config, network.head, model, "open")
+    predictor = DaslPredictor(
+        TorchNetwork(ExportNet(network)), network.config, network.head, model, "open"
+    )
     crops = torch.rand(5, 3, 48, 48)
     given = MapPoints(torch.rand(5, 18, 2) - 0.5, torch.rand(5, 18) > 0.2)
     for points, repeats in ((None, 0), (None, 3), (given, 0), (given, 1)):
@@ -306,7 +315,7 @@ def test_the_same_photo_gives_the_same_head():
     model = model_and_head()[0]
     torch.manual_seed(0)
     network = create_dasl(CONFIG, model).eval()
-    predictor = DaslPredictor(_Torch(network), CONFIG, network.head, model, "open")
+    predictor = DaslPredictor(TorchNetwork(ExportNet(network)), CONFIG, network.head, model, "open")
     face = Face((60.0, 40.0, 120.0, 120.0), 0.9, None)
     one, other = predictor(photo(), face), predictor(photo(), face)
     assert torch.equal(one.vertices_mm, other.vertices_mm)

@@ -12,7 +12,6 @@ from lifemask.facemodel import load_face_model
 from lifemask.facemodel.landmarks import convert
 from lifemask.faces.landmarker import quarter_turns
 from lifemask.graphics.camera import orthographic_camera, project, rotation_from_euler_deg
-from lifemask.methods._dasl_predict import DaslPredictConfig
 from lifemask.methods._dasl_stage import (
     MAP_SOURCES,
     DaslStage,
@@ -21,6 +20,7 @@ from lifemask.methods._dasl_stage import (
     landmark_distance_px,
 )
 from lifemask.methods._stage import FaceInput, StageSetup
+from lifemask.methods.dasl import DaslPredictConfig
 from lifemask.methods.fitting import fit_landmarks
 from lifemask.types import Face, Geometry, Landmarks, ModelParams
 

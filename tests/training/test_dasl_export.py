@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from helpers import dasl_faces as toy
 from lifemask.assets import AssetError, network_card, sha256, weights_folder
 from lifemask.facemodel import load_face_model
-from lifemask.methods._dasl_predict import DaslPredictConfig, load_dasl
-from lifemask.methods.dasl import DaslConfig, ExportNet, create_dasl
+from lifemask.methods.dasl import DaslConfig, DaslPredictConfig, ExportNet, create_dasl, load_dasl
 from lifemask.training import dasl_export
 from lifemask.training.dasl import TRAINABLE
 from lifemask.training.dasl_export import export_dasl, onnx_bytes

@@ -18,7 +18,7 @@ from lifemask.evaluation.score import load_entry, lookup
 from lifemask.types import Face
 
 if TYPE_CHECKING:
-    from lifemask.methods._dasl_predict import DaslPredictConfig
+    from lifemask.methods.dasl import DaslPredictConfig
 
 DATASETS = {
     "aflw2000": "lifemask.data.aflw2000:load_aflw2000",
@@ -220,7 +220,7 @@ def map_meta(method: str, map_source: str | None) -> dict[str, str]:
     settings = dasl_settings(method, map_source)
     if method != "dasl":
         return {}
-    from lifemask.methods._dasl_predict import DaslPredictConfig
+    from lifemask.methods.dasl import DaslPredictConfig
 
     return {"map": (settings or DaslPredictConfig()).landmarks}
 

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from lifemask.assets import AssetError, network_card, weights_path
+from lifemask.assets import network_card
 from lifemask.facemodel.landmarks import flip_table
 from lifemask.faces.crop import Box, crop_square, crop_to_photo, square_box
+from lifemask.nn.shipped import Engine, OnnxNetwork, TorchNetwork, with_weights
 from lifemask.types import Crop, Face, Landmarks
 
-Engine = Literal["onnx", "torch"]
 CONVENTION = "lifemask392"
 SQUARE_SET = slice(68, 136)  # "ibug68-3d-bfm" inside "lifemask392": the crop is made from these
 
@@ -28,7 +28,7 @@ DETECTOR_DROP = 0.09
 class CropNetwork(Protocol):
     """Crops to landmarks in crop pixels, whatever runs the network."""
 
-    def __call__(self, crops: Float[np.ndarray, "b 3 s s"]) -> Float[np.ndarray, "b n 4"]:
+    def __call__(self, crops: Float[np.ndarray, "b 3 s s"], /) -> Float[np.ndarray, "b n 4"]:
         """(u, v, w, sigma) in crop px of float32 crops in [0, 1]."""
         ...
 
@@ -129,9 +129,9 @@ def load_landmarker(
     card = network_card(name)
     size = int(card["size"])
     if engine == "onnx":
-        network: CropNetwork = _OnnxNetwork(f"{name}.onnx", threads)
+        network: CropNetwork = OnnxNetwork(f"{name}.onnx", ("crops",), threads)
     elif engine == "torch":
-        network = _TorchNetwork(name, card)
+        network = _torch_network(name, card)
     else:
         raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
     return Landmarker(network, size, weights)
@@ -177,43 +177,7 @@ def _to_photo(points: Float[Tensor, "n 4"], crop: Crop) -> Landmarks:
     return Landmarks(crop_to_photo(points[:, :3], crop), sigma, CONVENTION)
 
 
-class _OnnxNetwork:
-    """The exported graph through onnxruntime."""
+def _torch_network(name: str, card: dict[str, Any]) -> TorchNetwork:
+    from lifemask.nn.landmark_net import ExportNet, LandmarkNet, config_from_dict
 
-    def __init__(self, file_name: str, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        path = weights_path(file_name)
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                path.read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime raises classes of its own
-            raise AssetError(f"weight file {path} is damaged: install lifemask again") from error
-
-    def __call__(self, crops: Float[np.ndarray, "b 3 s s"]) -> Float[np.ndarray, "b n 4"]:
-        return self._session.run(None, {"crops": np.ascontiguousarray(crops)})[0]
-
-
-class _TorchNetwork:
-    """The network in torch, from its safetensors."""
-
-    def __init__(self, name: str, sizes: dict[str, Any]) -> None:
-        from safetensors.torch import load_file
-
-        from lifemask.nn.landmark_net import ExportNet, LandmarkNet, config_from_dict
-
-        path = weights_path(name)
-        network = LandmarkNet(config_from_dict(sizes))
-        try:
-            network.load_state_dict(load_file(path))
-        except Exception as error:  # a broken header raises a class of its own
-            raise AssetError(f"weight file {path} is damaged: install lifemask again") from error
-        self._network = ExportNet(network).eval()
-
-    def __call__(self, crops: Float[np.ndarray, "b 3 s s"]) -> Float[np.ndarray, "b n 4"]:
-        with torch.inference_mode():
-            return self._network(torch.from_numpy(crops)).numpy()
+    return TorchNetwork(ExportNet(with_weights(LandmarkNet(config_from_dict(card)), name)))

@@ -12,13 +12,13 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
-from lifemask.assets import AssetError, network_card, weights_path
+from lifemask.assets import network_card
 from lifemask.facemodel.landmarks import convert
 from lifemask.faces.crop import Box, crop_square, square_box
 from lifemask.faces.landmarker import face_square, quarter_turns
+from lifemask.nn.shipped import Engine, OnnxNetwork, TorchNetwork, with_weights
 from lifemask.types import REGION_NAMES, Face, Landmarks
 
-Engine = Literal["onnx", "torch"]
 Family = Literal["open", "research"]
 UNKNOWN = 255  # id of pixels outside the parsed square
 EXPAND = 1.25  # side of the parsed square in units of the landmark square, as in training
@@ -108,7 +108,7 @@ class Regions:
 class RegionNetwork(Protocol):
     """Crops to class probabilities, whatever runs the network."""
 
-    def __call__(self, crops: Float[ndarray, "b 3 s s"]) -> Float[ndarray, "b 9 s s"]:
+    def __call__(self, crops: Float[ndarray, "b 3 s s"], /) -> Float[ndarray, "b 9 s s"]:
         """Probabilities of float32 crops in [0, 1]."""
         ...
 
@@ -193,9 +193,9 @@ def load_parser(family: Family = "open", engine: Engine = "onnx", threads: int =
     card = network_card(name)
     size = int(card["size"])
     if engine == "onnx":
-        network: RegionNetwork = _OnnxNetwork(f"{name}.onnx", threads)
+        network: RegionNetwork = OnnxNetwork(f"{name}.onnx", ("crops",), threads)
     elif engine == "torch":
-        network = _TorchNetwork(name, card)
+        network = _torch_network(name, card)
     else:
         raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
     return Parser(network, size, family)
@@ -226,43 +226,7 @@ def _ids(names: tuple[str, ...]) -> list[int]:
     return [REGION_NAMES.index(name) for name in names]
 
 
-class _OnnxNetwork:
-    """The exported graph through onnxruntime."""
+def _torch_network(name: str, card: dict[str, Any]) -> TorchNetwork:
+    from lifemask.nn.unet import RegionExport, UNet, config_from_dict
 
-    def __init__(self, file_name: str, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        path = weights_path(file_name)
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                path.read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime raises classes of its own
-            raise AssetError(f"weight file {path} is damaged: install lifemask again") from error
-
-    def __call__(self, crops: Float[ndarray, "b 3 s s"]) -> Float[ndarray, "b 9 s s"]:
-        return self._session.run(None, {"crops": crops})[0]
-
-
-class _TorchNetwork:
-    """The network in torch, from its safetensors."""
-
-    def __init__(self, name: str, sizes: dict[str, Any]) -> None:
-        from safetensors.torch import load_file
-
-        from lifemask.nn.unet import RegionExport, UNet, config_from_dict
-
-        path = weights_path(name)
-        network = UNet(config_from_dict(sizes))
-        try:
-            network.load_state_dict(load_file(path))
-        except Exception as error:  # a broken header raises a class of its own
-            raise AssetError(f"weight file {path} is damaged: install lifemask again") from error
-        self._network = RegionExport(network).eval()
-
-    def __call__(self, crops: Float[ndarray, "b 3 s s"]) -> Float[ndarray, "b 9 s s"]:
-        with torch.inference_mode():
-            return self._network(torch.from_numpy(crops)).numpy()
+    return TorchNetwork(RegionExport(with_weights(UNet(config_from_dict(card)), name)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -11,8 +11,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from lifemask.assets import AssetError, UserError, network_card, weights_path
-from lifemask.facemodel import load_face_model
+from lifemask.assets import UserError
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import convert
 from lifemask.faces.crop import Box, crop_square, photo_to_crop, square_box
@@ -21,12 +20,12 @@ from lifemask.graphics.camera import camera_from_crop, camera_turned_back, proje
 from lifemask.graphics.pose import affine_camera, procrustes_camera
 from lifemask.methods._dasl_head import CoefficientHead
 from lifemask.methods._dasl_types import HeadLabels, MapPoints, MapSource
-from lifemask.methods.dasl import DaslConfig, DaslNet, ExportNet, config_from_dict, create_dasl
 from lifemask.nn.landmark_map import facing
 from lifemask.nn.parametric import LENGTH_MM
 from lifemask.types import Camera, Crop, Face, Geometry, Landmarks, ModelParams
 
-Engine = Literal["onnx", "torch"]
+if TYPE_CHECKING:
+    from lifemask.methods.dasl import DaslConfig
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class CoefficientNetwork(Protocol):
     """Crops and Map-18 points to raw coefficients, whatever runs the network."""
 
     def __call__(
-        self, crops: Float[ndarray, "b 3 s s"], landmarks: Float[ndarray, "b 18 3"]
+        self, crops: Float[ndarray, "b 3 s s"], landmarks: Float[ndarray, "b 18 3"], /
     ) -> Float[ndarray, "b d"]:
         """Coefficients of float32 crops in [0, 1] and points (u, v, drawn), see `ExportNet`."""
         ...
@@ -245,79 +244,3 @@ def _within_range(expression: Tensor, model: FaceModel) -> Tensor:
         return expression.clamp(0, 1)
     low, high = expression.new_tensor(model.expression_range).T
     return torch.minimum(torch.maximum(expression, low), high)
-
-
-def load_dasl(
-    weights: Literal["open", "research"] = "open", engine: Engine = "onnx", threads: int = 1
-) -> DaslPredictor:
-    """The shipped network.
-
-    Args:
-        weights: "open" was trained on synthetic heads only; "research" also on photos whose terms
-            allow research only.
-        engine: "onnx" (onnxruntime) or "torch".
-        threads: of the engine; 0 lets it choose.
-
-    Raises:
-        AssetError: the weights are missing or damaged.
-        ValueError: an unknown family or engine.
-    """
-    from safetensors.torch import load_file
-
-    if weights not in ("open", "research"):
-        raise ValueError(f"unknown weights {weights!r}; valid: open, research")
-    if engine not in ("onnx", "torch"):
-        raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
-    name = f"dasl-{weights}"
-    model = load_face_model()
-    config, network = _described(name, model)
-    path = weights_path(name)
-    try:
-        network.load_state_dict(load_file(path))
-    except Exception as error:  # a broken header raises a class of its own
-        raise AssetError(f"weight file {path} is damaged: install lifemask again") from error
-    head = network.head
-    run = _Torch(network) if engine == "torch" else _Onnx(f"{name}.onnx", threads)
-    return DaslPredictor(run, config, head, model, weights)
-
-
-def _described(name: str, model: FaceModel) -> tuple[DaslConfig, DaslNet]:
-    """The network that a card describes, without its weights."""
-    card = network_card(name)
-    try:
-        config = config_from_dict(card)
-        return config, create_dasl(config, model)
-    except (TypeError, ValueError, KeyError, UserError) as error:
-        raise AssetError(f"weight card {name}.json is damaged: install lifemask again") from error
-
-
-class _Onnx:
-    """The exported graph through onnxruntime."""
-
-    def __init__(self, file_name: str, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        path = weights_path(file_name)
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                path.read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime raises classes of its own
-            raise AssetError(f"weight file {path} is damaged: install lifemask again") from error
-
-    def __call__(self, crops: ndarray, landmarks: ndarray) -> ndarray:
-        return self._session.run(None, {"crops": crops, "landmarks": landmarks})[0]
-
-
-class _Torch:
-    """The network in torch, from its safetensors."""
-
-    def __init__(self, network: DaslNet) -> None:
-        self._network = ExportNet(network).eval()
-
-    def __call__(self, crops: ndarray, landmarks: ndarray) -> ndarray:
-        with torch.inference_mode():
-            return self._network(torch.from_numpy(crops), torch.from_numpy(landmarks)).numpy()

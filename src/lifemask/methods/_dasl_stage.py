@@ -14,10 +14,10 @@ from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import LANDMARK_SETS, convert, map18
 from lifemask.faces.crop import Box
 from lifemask.graphics.camera import project
-from lifemask.methods._dasl_predict import DaslPredictConfig, load_dasl
 from lifemask.methods._dasl_types import MapSource
 from lifemask.methods._fitting_task import seen_points
 from lifemask.methods._stage import FaceInput, StageSetup
+from lifemask.methods.dasl import DaslPredictConfig, load_dasl
 from lifemask.methods.fitting import fit_landmarks
 from lifemask.types import Face, Geometry, Landmarks
 

@@ -13,19 +13,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lifemask.assets import AssetError, UserError, network_card
+from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
 from lifemask.methods._dasl_head import CoefficientHead, Posed
+from lifemask.methods._dasl_loss import DaslLoss, DaslLossConfig
+from lifemask.methods._dasl_predict import (
+    CoefficientNetwork,
+    DaslPredictConfig,
+    DaslPredictor,
+)
 from lifemask.methods._dasl_types import PoseKind
 from lifemask.nn.backbones import Backbone, BackboneName, create_backbone
 from lifemask.nn.landmark_map import MapKind, draw_map
+from lifemask.nn.shipped import Engine, OnnxNetwork, TorchNetwork, with_weights
 
-__all__ = ["DaslConfig", "DaslNet", "DaslOutput", "config_from_dict", "create_dasl"]
+__all__ = [
+    "DaslConfig",
+    "DaslLoss",
+    "DaslLossConfig",
+    "DaslNet",
+    "DaslOutput",
+    "DaslPredictConfig",
+    "DaslPredictor",
+    "config_from_dict",
+    "create_dasl",
+    "load_dasl",
+]
 
 APART_SCALE = 30.0  # half-crops (2 px and so on) to numbers of about unit spread
 
@@ -214,3 +234,43 @@ def config_from_dict(values: Mapping[str, Any]) -> DaslConfig:
         TypeError: an unknown setting.
     """
     return DaslConfig(**values)
+
+
+def load_dasl(
+    weights: Literal["open", "research"] = "open", engine: Engine = "onnx", threads: int = 1
+) -> DaslPredictor:
+    """The shipped network.
+
+    Args:
+        weights: "open" was trained on synthetic heads only; "research" also on photos whose terms
+            allow research only.
+        engine: "onnx" (onnxruntime) or "torch".
+        threads: of the engine; 0 lets it choose.
+
+    Raises:
+        AssetError: the weights are missing or damaged.
+        ValueError: an unknown family or engine.
+    """
+    if weights not in ("open", "research"):
+        raise ValueError(f"unknown weights {weights!r}; valid: open, research")
+    if engine not in ("onnx", "torch"):
+        raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
+    name = f"dasl-{weights}"
+    model = load_face_model()
+    config, network = _described(name, model)
+    head = with_weights(network, name).head
+    if engine == "torch":
+        run: CoefficientNetwork = TorchNetwork(ExportNet(network))
+    else:
+        run = OnnxNetwork(f"{name}.onnx", ("crops", "landmarks"), threads)
+    return DaslPredictor(run, config, head, model, weights)
+
+
+def _described(name: str, model: FaceModel) -> tuple[DaslConfig, DaslNet]:
+    """The network that a card describes, without its weights."""
+    card = network_card(name)
+    try:
+        config = config_from_dict(card)
+        return config, create_dasl(config, model)
+    except (TypeError, ValueError, KeyError, UserError) as error:
+        raise AssetError(f"weight card {name}.json is damaged: install lifemask again") from error

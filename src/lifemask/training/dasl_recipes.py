@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from lifemask.methods._dasl_loss import DaslLossConfig
-from lifemask.methods.dasl import DaslConfig
+from lifemask.methods.dasl import DaslConfig, DaslLossConfig
 from lifemask.training.dasl_batches import DaslBatchConfig
 from lifemask.training.recipes import Family, OptimConfig
 

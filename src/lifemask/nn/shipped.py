@@ -1,0 +1,81 @@
+"""Shipped networks behind one call on arrays, by onnxruntime or by torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import nn
+
+from lifemask.assets import AssetError, weights_path
+
+Engine = Literal["onnx", "torch"]
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class OnnxNetwork:
+    """An exported graph through onnxruntime; the call gives its first output.
+
+    Args:
+        file_name: in the weights folder.
+        inputs: names of the graph's inputs, in the order of the call.
+        threads: of onnxruntime; 0 lets it choose.
+
+    Raises:
+        AssetError: the file is missing or damaged.
+    """
+
+    def __init__(self, file_name: str, inputs: tuple[str, ...], threads: int = 1) -> None:
+        import onnxruntime
+
+        self._inputs = inputs
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        path = weights_path(file_name)
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                path.read_bytes(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises classes of its own
+            raise _damaged(path) from error
+
+    def __call__(self, *arrays: ndarray) -> ndarray:
+        """First output for float32 arrays."""
+        given = {n: np.ascontiguousarray(a) for n, a in zip(self._inputs, arrays, strict=True)}
+        return self._session.run(None, given)[0]
+
+
+class TorchNetwork:
+    """A module on the CPU, asked with arrays."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module.eval()
+
+    def __call__(self, *arrays: ndarray) -> ndarray:
+        """Its output for float32 arrays."""
+        with torch.inference_mode():
+            return self._module(*(torch.from_numpy(a) for a in arrays)).numpy()
+
+
+def with_weights(network: Network, name: str) -> Network:
+    """The network with the shipped weights of that name.
+
+    Raises:
+        AssetError: the file is missing, damaged or of another network.
+    """
+    from safetensors.torch import load_file
+
+    path = weights_path(name)
+    try:
+        network.load_state_dict(load_file(path))
+    except Exception as error:  # a broken header raises a class of its own
+        raise _damaged(path) from error
+    return network
+
+
+def _damaged(path: Path) -> AssetError:
+    return AssetError(f"weight file {path} is damaged: install lifemask again")
