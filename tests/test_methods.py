@@ -93,7 +93,7 @@ def test_an_unneeded_landmarker_is_not_even_loaded(monkeypatch):
         raise AssertionError("loaded")
 
     monkeypatch.setattr("lifemask.faces.landmarker.load_landmarker", fail)
-    pipeline = egg_dasl()
+    pipeline = egg_dasl(DaslPredictConfig("self"), refine=False)
     del vars(pipeline)["landmarker"]
     assert len(pipeline(PHOTO)) == 1
 
@@ -182,7 +182,8 @@ def test_a_turned_photo_gives_the_turned_head(weights):
     size = 240
     photo = smooth_photo(size)
     five = torch.tensor([[90.0, 90], [140, 90], [115, 115], [95, 145], [135, 145]])
-    pipeline = Pipeline(PipelineConfig(method="dasl", refine=False, texture="none"))
+    own_map = DaslPredictConfig("self")
+    pipeline = Pipeline(PipelineConfig(method="dasl", dasl=own_map, refine=False, texture="none"))
     upright = pipeline.reconstruct_face(photo, Face((70.0, 60, 160, 170), 0.9, five))
     for turns in (1, 2, 3):
         turned = np.ascontiguousarray(np.rot90(photo, -turns))  # clockwise
@@ -227,7 +228,7 @@ def test_each_map_source_changes_the_head(weights):
         assert np.isfinite(points).all() and np.isfinite(pose_deg).all()
         found[source] = points
     default, _ = load_system("dasl", "open", convention="ibug68-3d-bfm")(photo, box)
-    np.testing.assert_array_equal(default, found["self"])
+    np.testing.assert_array_equal(default, found["detector"])
     assert np.abs(found["self"] - found["none"]).max() > 1e-3
     assert np.abs(found["self"] - found["detector"]).max() > 1e-3
 

@@ -76,7 +76,7 @@ class PipelineConfig:
         threads: threads of the networks; 0 lets onnxruntime choose.
         fit: settings of the landmark fit, the camera model among them; of the refinement's
             landmark terms too.
-        dasl: settings of 2DASL; None for its defaults, with a user's landmarks drawn into its map.
+        dasl: settings of 2DASL; None for its defaults: our landmarks, or yours, are its map.
         photometric: settings of the refinement; None for its defaults with the same `fit`.
         appearance: settings of the texture; None for its defaults.
     """

@@ -71,8 +71,8 @@ def test_another_map_source_starts_again(packed, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(Recorder(stop_at=5), None)
     same = Recorder()
-    run(same, "self")  # what None stands for
-    assert same.photos == COUNT - 4 and load_predictions(out).meta["map"] == "self"
+    run(same, "detector")  # what None stands for
+    assert same.photos == COUNT - 4 and load_predictions(out).meta["map"] == "detector"
 
 
 def test_other_methods_have_no_map(packed, tmp_path, monkeypatch):

@@ -181,7 +181,8 @@ def test_without_landmarks_the_residual_is_unknown(egg):
     from dataclasses import replace
 
     model, landmarks, geometry = egg
-    stage = DaslStage(FakePredictor(replace(geometry, residual_px=float("nan"))), model)
+    unknown = FakePredictor(replace(geometry, residual_px=float("nan")))
+    stage = DaslStage(unknown, model, DaslPredictConfig(landmarks="none"))
     assert math.isnan(stage(FaceInput(PHOTO, FACE)).residual_px)
     assert stage(FaceInput(PHOTO, FACE, landmarks)).residual_px < 0.5
     stage = DaslStage(FakePredictor(geometry), model, DaslPredictConfig(landmarks="detector"))

@@ -41,7 +41,7 @@ class DaslPredictConfig:
             2 for a detected face without landmarks, 1 otherwise.
     """
 
-    landmarks: MapSource = "self"
+    landmarks: MapSource = "detector"
     repeats: int = 3
     passes: int | None = None
 
@@ -107,13 +107,13 @@ class DaslPredictor:
                 turned upright by quarter turns first.
             landmarks: of this face, in a set that "map18" follows from. They are drawn into the
                 map if `config.landmarks` is "detector", and place the crop of a detected face.
-            config: how to ask; None for the defaults.
+            config: how to ask; None for "detector" with usable landmarks and "self" without.
 
         Raises:
             UserError: the map source is "detector" without usable landmarks.
         """
-        config = config or DaslPredictConfig()
         given = None if landmarks is None else self._scored(landmarks)
+        config = config or DaslPredictConfig("self" if given is None else "detector")
         if config.landmarks == "detector" and given is None:
             raise UserError("the map source 'detector' needs landmarks; use 'self' or 'none'")
         turns = 0

@@ -45,7 +45,8 @@ class Predictor(Protocol):
 class DaslStage:
     """Photo to geometry by 2DASL; see `methods.dasl`.
 
-    A user's landmarks place the crop and, unless `config` says otherwise, are drawn into the map.
+    Our landmarks, or the user's, are drawn into the map, unless `config` says otherwise; the user's
+    place the crop in any case.
 
     Args:
         predictor: the network with its crops.
@@ -58,7 +59,6 @@ class DaslStage:
     ) -> None:
         self.predictor = predictor
         self.model = model
-        self._chosen = config is not None
         self.config = config or DaslPredictConfig()
 
     @property
@@ -73,7 +73,7 @@ class DaslStage:
             UserError: the landmarks are too few, or of a set that the face model does not have.
             ValueError: the map source is "detector" and there are none.
         """
-        source, face, landmarks = self._source(seen), seen.face, seen.landmarks
+        source, face, landmarks = self.config.landmarks, seen.face, seen.landmarks
         if source == "detector" and landmarks is None:
             raise ValueError("the map source 'detector' needs landmarks")
         handed = None
@@ -81,19 +81,14 @@ class DaslStage:
             handed = completed(landmarks, self.model)
         if handed is not None and seen.given:
             face = _upright_face(face, handed)
-        config = replace(self.config, landmarks=source)
-        geometry = self.predictor(seen.image, face, landmarks=handed, config=config)
+        geometry = self.predictor(seen.image, face, landmarks=handed, config=self.config)
         if landmarks is None:
             return geometry
         return replace(geometry, residual_px=landmark_distance_px(geometry, landmarks, self.model))
 
     def options(self, seen: FaceInput) -> dict[str, str]:
         """Where the points of the first map came from."""
-        return {"map": self._source(seen)}
-
-    def _source(self, seen: FaceInput) -> MapSource:
-        drawn = seen.given and not self._chosen
-        return "detector" if drawn else self.config.landmarks
+        return {"map": self.config.landmarks}
 
 
 def create_stage(setup: StageSetup) -> DaslStage:
