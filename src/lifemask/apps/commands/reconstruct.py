@@ -43,7 +43,7 @@ MapSource = Annotated[
         "--map",
         metavar="detector|self|none",
         help="With --method dasl: where the points of its input map come from: our landmarks or"
-        " yours, its own passes, or nowhere.",
+        " yours (default), its own passes, or nowhere.",
         show_default=False,
     ),
 ]
