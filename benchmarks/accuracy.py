@@ -30,11 +30,13 @@ SYSTEMS = (
     Ours("research", "landmarker", "detector"),
     Ours("open", "landmarker"),
     Ours("open", "fit"),
-    Ours("research", "dasl", map="self"),
     Ours("research", "dasl", map="detector"),
+    Ours("research", "dasl", map="self"),
     Ours("research", "dasl", map="none"),
-    Ours("research", "dasl", "detector", map="self"),
+    Ours("research", "dasl", "detector", map="detector"),
+    Ours("open", "dasl", map="detector"),
     Ours("open", "dasl", map="self"),
+    Ours("open", "dasl", map="none"),
 )
 """Our systems that are scored."""
 WITHOUT_DETECTOR = ("aflw21", "ytf68")

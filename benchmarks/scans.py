@@ -114,7 +114,7 @@ def draw_errors(data: Scans, predictions: Path, out: Path) -> None:
 
 SYSTEMS: dict[str, tuple[dict[str, Any], ...]] = {
     "fit": ({},),
-    "dasl": ({"map": "self"}, {"map": "self", "refine": False}),
+    "dasl": ({"map": "detector"}, {"map": "detector", "refine": False}),
 }
 """Methods and how each is run."""
 

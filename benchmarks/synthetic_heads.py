@@ -1,7 +1,7 @@
 """Score the pipeline on held-out synthetic heads, beside the mean face and shuffled photos.
 
     python benchmarks/synthetic_heads.py --data DATA --heads 100 [--weights open --weights research]
-        [--method dasl [--map self] [--no-refine]]
+        [--method dasl [--map detector] [--no-refine]]
 
 Renders the heads (or takes a finished set, `--set FOLDER`), predicts with each family of weights
 and writes `benchmarks/results/synthetic-heads-FAMILY.json`, of 2DASL `...-FAMILY-dasl-MAP.json`.
@@ -136,14 +136,14 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=1, help="images of each")
     parser.add_argument("--weights", action="append", choices=("open", "research"))
     parser.add_argument("--method", choices=("fit", "dasl"), default="fit")
-    parser.add_argument("--map", choices=("detector", "self", "none"), help="of 2DASL")
+    parser.add_argument("--map", choices=("detector", "self", "none"), help="of 2DASL (detector)")
     parser.add_argument("--no-refine", action="store_true", help="the method's own shape")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pictures", type=Path, help="draw errors there")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     families = options.weights or ["open", "research"]
-    source = (options.map or "self") if options.method == "dasl" else ""
+    source = (options.map or "detector") if options.method == "dasl" else ""
     RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
