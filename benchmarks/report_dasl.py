@@ -1,4 +1,4 @@
-"""RESULTS.md's sections about 2DASL: held-out crops and the ablation."""
+"""RESULTS.md's sections about 2DASL: held-out crops, paired differences and the ablation."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ def dasl_sections(results: dict[str, Result]) -> list[str]:
         for name, sets in result["sets"].items():
             lines += _held_out(result["family"], name, sets)
     for result in results.values():
+        if result.get("benchmark") == "paired":
+            lines += _paired(result)
+    for result in results.values():
         if result.get("benchmark") == "ablation" and result["method"] == "dasl":
             lines += _ablation(result)
     return lines
@@ -67,6 +70,25 @@ def _held_out(family: str, name: str, sets: Result) -> list[str]:
 def _signed(change: Result) -> str:
     low, high = change["ci95"]
     return f"{change['mean']:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def _paired(result: Result) -> list[str]:
+    """One row per family and error: both values and their difference."""
+    rows = [
+        [
+            f"`{pair['first'][0]}`",
+            f"{entry['metric']}, mean of {entry['pool']}",
+            f"{entry['first']:.2f}",
+            f"{entry['second']:.2f}",
+            _signed({"mean": entry["difference"], "ci95": entry["ci95"]}),
+        ]
+        for pair in result["pairs"]
+        for entry in pair["differences"]
+        if entry["faces"] == "all"
+    ]
+    first, second = (result["pairs"][0][side][1] for side in ("first", "second"))
+    head = ("weights", "error", first, second, "difference (95 %, paired)")
+    return [f"## {first} and {second} on {result['dataset']}", "", *table(head, rows), ""]
 
 
 def _ablation(result: Result) -> list[str]:

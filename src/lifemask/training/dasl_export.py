@@ -35,6 +35,7 @@ SOURCES = {
     ),
     "research": (
         "the sources of landmarker-research, whose trunk the training started from",
+        "the renders of dasl-open",
         "renders with textures from AFLW and YouTube Faces photos (research only)",
         "AFLW crops with 21 points (research only)",
         "YouTube Faces frames with 68 automatic points (research only)",
