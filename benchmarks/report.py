@@ -331,7 +331,8 @@ def readme_block(results: dict[str, Result]) -> str:
     """The README's tables: the main systems, and the stages that have a target."""
     lines = []
     ours = [row for row in accuracy_rows(results) if row[1] != NO_WEIGHTS]
-    if rows := [row for row in ours if row[3] == "official"]:
+    asides = ("(self)", "(none)")  # 2DASL with other maps than its default
+    if rows := [r for r in ours if r[3] == "official" and not r[2].endswith(asides)]:
         keep = [0, 1, 2, 4, 5, 6]
         pick = [[row[k] for k in keep] for row in rows]
         lines += _table(tuple(ACCURACY_HEAD[k] for k in keep), pick) + [""]
