@@ -101,6 +101,8 @@ def _ablation(result: Result) -> list[str]:
             base = [run[key] for run in result["baseline"]]
             without = [run[key] for run in part["metrics"] if key in run]
             said = verdict(base, without)
+            if key.endswith("_identity"):  # neither small nor large is good; true heads have 1
+                said = {"hurts": "raises it", "helps": "lowers it"}.get(said, said)
             row.append(_values(without) + (f", {said}" if said != "no effect" else ""))
         rows.append(row)
     head = ("taken away", *(words for _, words in shown))
