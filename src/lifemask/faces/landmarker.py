@@ -7,12 +7,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from lifemask.assets import network_card
 from lifemask.facemodel.landmarks import flip_table
 from lifemask.faces.crop import Box, crop_square, crop_to_photo, square_box
-from lifemask.nn.shipped import Engine, OnnxNetwork, TorchNetwork, with_weights
+from lifemask.nn.shipped import Engine, load_network, with_weights
 from lifemask.types import Crop, Face, Landmarks
 
 CONVENTION = "lifemask392"
@@ -127,14 +127,8 @@ def load_landmarker(
         raise ValueError(f"unknown weights {weights!r}; valid: open, research")
     name = f"landmarker-{weights}"
     card = network_card(name)
-    size = int(card["size"])
-    if engine == "onnx":
-        network: CropNetwork = OnnxNetwork(f"{name}.onnx", ("crops",), threads)
-    elif engine == "torch":
-        network = _torch_network(name, card)
-    else:
-        raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
-    return Landmarker(network, size, weights)
+    network = load_network(name, engine, ("crops",), threads, lambda: _module(name, card))
+    return Landmarker(network, int(card["size"]), weights)
 
 
 def face_square(box: Box, turns: int = 0) -> tuple[tuple[float, float], float]:
@@ -177,7 +171,7 @@ def _to_photo(points: Float[Tensor, "n 4"], crop: Crop) -> Landmarks:
     return Landmarks(crop_to_photo(points[:, :3], crop), sigma, CONVENTION)
 
 
-def _torch_network(name: str, card: dict[str, Any]) -> TorchNetwork:
+def _module(name: str, card: dict[str, Any]) -> nn.Module:
     from lifemask.nn.landmark_net import ExportNet, LandmarkNet, config_from_dict
 
-    return TorchNetwork(ExportNet(with_weights(LandmarkNet(config_from_dict(card)), name)))
+    return ExportNet(with_weights(LandmarkNet(config_from_dict(card)), name))

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lifemask.assets import network_card
 from lifemask.facemodel.landmarks import convert
 from lifemask.faces.crop import Box, crop_square, square_box
 from lifemask.faces.landmarker import face_square, quarter_turns
-from lifemask.nn.shipped import Engine, OnnxNetwork, TorchNetwork, with_weights
+from lifemask.nn.shipped import Engine, load_network, with_weights
 from lifemask.types import REGION_NAMES, Face, Landmarks
 
 Family = Literal["open", "research"]
@@ -191,14 +191,8 @@ def load_parser(family: Family = "open", engine: Engine = "onnx", threads: int =
         raise ValueError(f"unknown family {family!r}; valid: open, research")
     name = f"parser-{family}"
     card = network_card(name)
-    size = int(card["size"])
-    if engine == "onnx":
-        network: RegionNetwork = OnnxNetwork(f"{name}.onnx", ("crops",), threads)
-    elif engine == "torch":
-        network = _torch_network(name, card)
-    else:
-        raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
-    return Parser(network, size, family)
+    network = load_network(name, engine, ("crops",), threads, lambda: _module(name, card))
+    return Parser(network, int(card["size"]), family)
 
 
 def _square(face: Face | Landmarks | Box) -> tuple[tuple[tuple[float, float], float], int]:
@@ -226,7 +220,7 @@ def _ids(names: tuple[str, ...]) -> list[int]:
     return [REGION_NAMES.index(name) for name in names]
 
 
-def _torch_network(name: str, card: dict[str, Any]) -> TorchNetwork:
+def _module(name: str, card: dict[str, Any]) -> nn.Module:
     from lifemask.nn.unet import RegionExport, UNet, config_from_dict
 
-    return TorchNetwork(RegionExport(with_weights(UNet(config_from_dict(card)), name)))
+    return RegionExport(with_weights(UNet(config_from_dict(card)), name))

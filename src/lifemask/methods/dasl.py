@@ -24,15 +24,11 @@ from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
 from lifemask.methods._dasl_head import CoefficientHead, Posed
 from lifemask.methods._dasl_loss import DaslLoss, DaslLossConfig
-from lifemask.methods._dasl_predict import (
-    CoefficientNetwork,
-    DaslPredictConfig,
-    DaslPredictor,
-)
+from lifemask.methods._dasl_predict import DaslPredictConfig, DaslPredictor
 from lifemask.methods._dasl_types import PoseKind
 from lifemask.nn.backbones import Backbone, BackboneName, create_backbone
 from lifemask.nn.landmark_map import MapKind, draw_map
-from lifemask.nn.shipped import Engine, OnnxNetwork, TorchNetwork, with_weights
+from lifemask.nn.shipped import Engine, load_network, with_weights
 
 __all__ = [
     "DaslConfig",
@@ -253,16 +249,12 @@ def load_dasl(
     """
     if weights not in ("open", "research"):
         raise ValueError(f"unknown weights {weights!r}; valid: open, research")
-    if engine not in ("onnx", "torch"):
-        raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
     name = f"dasl-{weights}"
     model = load_face_model()
     config, network = _described(name, model)
     head = with_weights(network, name).head
-    if engine == "torch":
-        run: CoefficientNetwork = TorchNetwork(ExportNet(network))
-    else:
-        run = OnnxNetwork(f"{name}.onnx", ("crops", "landmarks"), threads)
+    inputs = ("crops", "landmarks")
+    run = load_network(name, engine, inputs, threads, lambda: ExportNet(network))
     return DaslPredictor(run, config, head, model, weights)
 
 

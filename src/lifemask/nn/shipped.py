@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -59,6 +60,33 @@ class TorchNetwork:
         """Its output for float32 arrays."""
         with torch.inference_mode():
             return self._module(*(torch.from_numpy(a) for a in arrays)).numpy()
+
+
+def load_network(
+    name: str,
+    engine: Engine,
+    inputs: tuple[str, ...],
+    threads: int,
+    module: Callable[[], nn.Module],
+) -> OnnxNetwork | TorchNetwork:
+    """A shipped network by the engine of that name.
+
+    Args:
+        name: of its files.
+        engine: "onnx" or "torch".
+        inputs: see `OnnxNetwork`.
+        threads: of onnxruntime; 0 lets it choose.
+        module: makes what "torch" runs, weights included.
+
+    Raises:
+        AssetError: the weights are missing or damaged.
+        ValueError: an unknown engine.
+    """
+    if engine == "onnx":
+        return OnnxNetwork(f"{name}.onnx", inputs, threads)
+    if engine == "torch":
+        return TorchNetwork(module())
+    raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
 
 
 def with_weights(network: Network, name: str) -> Network:
