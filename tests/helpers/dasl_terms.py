@@ -16,7 +16,7 @@ from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import convert
 from lifemask.methods._dasl_head import CoefficientHead
 from lifemask.methods._dasl_loss import DaslLoss, DaslLossConfig, TwoPasses
-from lifemask.methods._dasl_types import HeadLabels, SourceRows
+from lifemask.methods._targets import HeadLabels, SourceRows
 
 TERMS = ("coefficients", "l2d", "l3d", "cyc", "critic", "reg", "offset")
 SCORED = "ibug68-3d-bfm"

@@ -14,7 +14,7 @@ from torch.nn import functional
 from helpers.dasl_heads import mask_model, random_labels, whitened_head
 from helpers.dasl_terms import mesh_mm, only, target, two_passes
 from lifemask.methods._dasl_loss import DaslLoss, frozen
-from lifemask.methods._dasl_types import HeadLabels
+from lifemask.methods._targets import HeadLabels
 from lifemask.nn import critic as critic_module
 
 PX, BATCH, TRAINED, STEPS = 32, 32, 1800, 230

@@ -21,7 +21,7 @@ from lifemask.facemodel.landmarks import convert
 from lifemask.facemodel.linear import GAIN_RANGE
 from lifemask.graphics.camera import project, rotation_from_euler_deg
 from lifemask.methods._dasl_head import CoefficientHead, project_points
-from lifemask.methods._dasl_types import HeadLabels
+from lifemask.methods._targets import HeadLabels
 from lifemask.methods.dasl import DaslConfig, create_dasl
 
 POSES = ["rot6d", "affine12"]

@@ -12,7 +12,7 @@ from lifemask.facemodel import load_face_model
 from lifemask.facemodel.landmarks import convert, flip_table, map18
 from lifemask.graphics.camera import rotation_from_euler_deg
 from lifemask.graphics.rasterize import rasterize
-from lifemask.methods._dasl_types import HeadLabels
+from lifemask.methods._targets import HeadLabels
 from lifemask.nn.landmark_map import draw_map, facing, map18_normals
 
 

@@ -12,7 +12,8 @@ from lifemask.data.augment import NO_AUGMENTATION
 from lifemask.data.base import load_render_cache
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.landmarks import convert
-from lifemask.methods._dasl_types import DaslBatch, HeadLabels
+from lifemask.methods._dasl_types import DaslBatch
+from lifemask.methods._targets import HeadLabels
 from lifemask.training.dasl_batches import DaslBatchConfig, DaslBatchMaker, map18_truth
 from lifemask.training.dasl_data import DaslCorpus, DetectedMaps, FaceSet
 from lifemask.training.dasl_labels import landmark_function, pose_labels

@@ -17,7 +17,8 @@ from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import convert
 from lifemask.facemodel.linear import GAIN_RANGE, LinearFaceModel
 from lifemask.graphics.pose import nearest_rotation
-from lifemask.methods._dasl_types import HeadLabels, PoseKind
+from lifemask.methods._dasl_types import PoseKind
+from lifemask.methods._targets import HeadLabels
 from lifemask.nn.landmark_map import facing, map18_normals
 from lifemask.nn.parametric import LENGTH_MM, rotation_from_6d
 

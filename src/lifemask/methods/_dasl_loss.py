@@ -22,8 +22,8 @@ from torch.nn import functional
 from lifemask.facemodel.landmarks import convert, flip_table
 from lifemask.losses import distance, gaussian_prior, huber, weighted_mean
 from lifemask.methods._dasl_head import CoefficientHead, Posed
-from lifemask.methods._dasl_types import HeadLabels, SourceRows
 from lifemask.methods._dasl_wpdc import Importance
+from lifemask.methods._targets import HeadLabels, SourceRows
 from lifemask.nn.critic import Critic
 from lifemask.nn.landmark_map import REFERENCE_PX
 from lifemask.nn.parametric import PosedModel, symmetric_offset

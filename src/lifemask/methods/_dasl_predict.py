@@ -19,7 +19,8 @@ from lifemask.faces.landmarker import face_square, quarter_turns, turned_back
 from lifemask.graphics.camera import camera_from_crop, camera_turned_back, project
 from lifemask.graphics.pose import affine_camera, procrustes_camera
 from lifemask.methods._dasl_head import CoefficientHead
-from lifemask.methods._dasl_types import HeadLabels, MapPoints, MapSource
+from lifemask.methods._dasl_types import MapPoints, MapSource
+from lifemask.methods._targets import HeadLabels
 from lifemask.nn.landmark_map import facing
 from lifemask.nn.parametric import LENGTH_MM
 from lifemask.types import Camera, Crop, Face, Geometry, Landmarks, ModelParams

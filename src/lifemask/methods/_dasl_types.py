@@ -11,6 +11,8 @@ from typing import Literal
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lifemask.methods._targets import SourceRows
+
 PoseKind = Literal["rot6d", "affine12"]
 MapSource = Literal["detector", "self", "none"]
 
@@ -26,46 +28,6 @@ class MapPoints:
 
     points: Float[Tensor, "*b 18 2"]
     drawn: Bool[Tensor, "*b 18"]
-
-
-@dataclass(frozen=True)
-class HeadLabels:
-    """Coefficients of a head under a scaled orthographic camera.
-
-    `u = s (R X)_x + t_u`, `v = -s (R X)_y + t_v`, X in 100 mm.
-
-    Attributes:
-        rotation: (*b, 3, 3) model frame to camera frame.
-        scale: (*b,) half-crops per 100 mm.
-        shift: (*b, 2) half-crops: where the model's origin lies in the crop.
-        identity: (*b, i).
-        expression: (*b, e).
-    """
-
-    rotation: Float[Tensor, "*b 3 3"]
-    scale: Float[Tensor, "*b"]
-    shift: Float[Tensor, "*b 2"]
-    identity: Float[Tensor, "*b i"]
-    expression: Float[Tensor, "*b e"]
-
-
-@dataclass(frozen=True)
-class SourceRows:
-    """Targets of the part of a batch that comes from one source.
-
-    Attributes:
-        source: "renders", "aflw21" or "ytf68".
-        rows: which rows of the batch, a contiguous range.
-        points: (r, k, 2 or 3) half-crops in the source's landmark set; w of renders is nearness.
-        visible: (r, k) labelled points; all of a render's.
-        labels: coefficients of renders; None for real photos.
-    """
-
-    source: str
-    rows: slice
-    points: Float[Tensor, "r k d"]
-    visible: Bool[Tensor, "r k"]
-    labels: HeadLabels | None = None
 
 
 @dataclass(frozen=True)

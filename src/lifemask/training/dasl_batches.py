@@ -16,7 +16,8 @@ from lifemask.assets import UserError
 from lifemask.data.augment import AugmentConfig, View, change_colours, draw_views, move_points, warp
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import FROM_68, MAP18_FROM_AFLW21, convert, flip_table
-from lifemask.methods._dasl_types import DaslBatch, HeadLabels, MapPoints, SourceRows
+from lifemask.methods._dasl_types import DaslBatch, MapPoints
+from lifemask.methods._targets import HeadLabels, SourceRows
 from lifemask.nn.landmark_map import REFERENCE_PX
 from lifemask.nn.landmark_net import unit_from_crop_px
 from lifemask.training.crop_sources import REAL_SETS

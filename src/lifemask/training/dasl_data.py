@@ -19,7 +19,8 @@ from lifemask.data.augment import move_points
 from lifemask.data.base import CropSet, load_render_cache
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
-from lifemask.methods._dasl_types import HeadLabels, MapPoints
+from lifemask.methods._dasl_types import MapPoints
+from lifemask.methods._targets import HeadLabels
 from lifemask.nn.landmark_net import unit_from_crop_px
 from lifemask.training.crop_sources import REAL_SETS, nominal_view, real_crops, renders_tag
 from lifemask.training.dasl_detect import SCORED, DetectedMaps, detected_maps

@@ -18,7 +18,7 @@ from lifemask.data.base import read_cache_header, read_labels
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.linear import LinearFaceModel
 from lifemask.graphics.pose import cross_matrix, procrustes_camera, project_with_jacobian
-from lifemask.methods._dasl_types import HeadLabels
+from lifemask.methods._targets import HeadLabels
 from lifemask.nn.landmark_net import unit_from_crop_px
 from lifemask.nn.parametric import LENGTH_MM
 from lifemask.types import Camera
