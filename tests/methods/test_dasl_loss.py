@@ -163,11 +163,11 @@ def test_the_prior_of_a_model_without_expressions_is_that_of_its_identity():
 def test_offsets_shrink(head):
     loss = DaslLoss(head, only(offset=0.2))
     with torch.no_grad():
-        for offset in loss.offsets.values():
+        for offset in loss.clicks.offsets.values():
             offset.fill_(0.1)  # 10 mm
     p = torch.zeros(1, head.size)
     descend(lambda: loss(two_passes(head, p), [])[0], list(loss.parameters()), steps=100)
-    left = torch.cat([offset.detach() for offset in loss.offsets.values()])
+    left = torch.cat([offset.detach() for offset in loss.clicks.offsets.values()])
     assert left.abs().max() * 100 < 1.0  # mm
 
 
@@ -189,8 +189,13 @@ def test_offsets_learn_how_a_data_set_clicks(model, head):
     loss = DaslLoss(head, only(l2d=0.05))
     start = nme_of_clicks(loss, head, heads, clicks)
     p = whitened(head, heads)
-    descend(lambda: loss(two_passes(head, p), [clicks])[0], list(loss.offsets.values()), 100, 2e-3)
-    raw = loss.offsets["ytf68_ict68"].detach() * 100
+    descend(
+        lambda: loss(two_passes(head, p), [clicks])[0],
+        list(loss.clicks.offsets.values()),
+        100,
+        2e-3,
+    )
+    raw = loss.clicks.offsets["ytf68_ict68"].detach() * 100
     mirror = torch.tensor([-1.0, 1.0, 1.0])
     learned = (raw + raw[flip_table("ict68")] * mirror) / 2
     assert (learned - wanted)[17:, :2].abs().max() < 1.0
@@ -200,7 +205,7 @@ def test_offsets_learn_how_a_data_set_clicks(model, head):
 def nme_of_clicks(loss, head, heads, clicks):
     """Mean distance in px between clicks and the landmarks with their offsets."""
     shown = two_passes(head, whitened(head, heads)).posed
-    moved = shown.points[:, :68, :2] + loss._offset("ytf68", "ict68", shown).detach()
+    moved = shown.points[:, :68, :2] + loss.clicks.offset("ytf68", "ict68", shown.matrix).detach()
     return float((moved - clicks.points)[:, 17:].norm(dim=-1).mean()) * SIZE / 2
 
 
@@ -216,7 +221,9 @@ def test_offsets_cannot_imitate_a_shift_to_the_side(model, head):
         return float(loss(two_passes(head, p), [clicks])[0].detach())
 
     start = value()
-    descend(lambda: loss(two_passes(head, p), [clicks])[0], list(loss.offsets.values()), 60, 2e-3)
+    descend(
+        lambda: loss(two_passes(head, p), [clicks])[0], list(loss.clicks.offsets.values()), 60, 2e-3
+    )
     assert value() > 0.6 * start
 
 
@@ -235,7 +242,7 @@ def everything(model, head, true, **changes):
     config = dataclasses.replace(DaslLossConfig(), **changes)
     loss = DaslLoss(head, config, judging(head.size)).eval()
     with torch.no_grad():
-        for offset in loss.offsets.values():
+        for offset in loss.clicks.offsets.values():
             offset.fill_(0.01)
     sources = ("renders", "found", "aflw21", "ytf68")
     targets = [target(model, true, s, k * COUNT) for k, s in enumerate(sources)]

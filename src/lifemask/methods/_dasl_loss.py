@@ -19,18 +19,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lifemask.facemodel.landmarks import convert, flip_table
-from lifemask.losses import distance, gaussian_prior, huber, weighted_mean
+from lifemask.losses import distance, gaussian_prior
+from lifemask.methods._clicks import PX, ClickConfig, Clicks
 from lifemask.methods._dasl_head import CoefficientHead, Posed
 from lifemask.methods._dasl_wpdc import Importance
 from lifemask.methods._targets import HeadLabels, SourceRows
 from lifemask.nn.critic import Critic
-from lifemask.nn.landmark_map import REFERENCE_PX
-from lifemask.nn.parametric import PosedModel, symmetric_offset
-
-PX = REFERENCE_PX / 2  # px of the reference crop per half-crop
-LOOSE_21 = (12, 16, 20)  # ears and chin of AFLW-21
-REAL_SETS = {"aflw21": "aflw21", "ytf68": "ict68"}
 
 
 @dataclass(frozen=True)
@@ -93,9 +87,7 @@ class TwoPasses:
 class DaslLoss(nn.Module):
     """Weighted sum of all terms; owns the critic and the data sets' learned offsets.
 
-    Real points are compared with every 68 set of the head, each with an offset of its own: a
-    symmetric 3D vector per landmark that turns with the head, so that it cannot imitate pose or
-    identity (`nn.parametric.symmetric_offset`).
+    Real points are compared with every 68 set of the head, see `methods._clicks`.
 
     Args:
         head: the coefficients' meaning, whitening included; copied.
@@ -111,21 +103,8 @@ class DaslLoss(nn.Module):
         self.head = copy.deepcopy(head)
         self.importance = Importance(self.head)
         self.critic = critic if config.critic else None
-        self.offsets = nn.ParameterDict(
-            {
-                f"{source}_{name}": nn.Parameter(torch.zeros(len(flip_table(points)), 3))
-                for source, points in REAL_SETS.items()
-                for name in self.head.sets68
-            }
-        )
-        loose = torch.ones(21)
-        loose[list(LOOSE_21)] = config.loose
-        self.register_buffer("loose", loose, persistent=False)
-        self.register_buffer("jaw", (torch.arange(68) < 17).float(), persistent=False)
-        to_aflw21 = convert(torch.eye(68), self.head.scored, "aflw21")
-        self.register_buffer("to_aflw21", to_aflw21, persistent=False)
-        for source, name in REAL_SETS.items():
-            self.register_buffer(f"flip_{source}", flip_table(name).clone(), persistent=False)
+        click = ClickConfig(config.huber_px, config.loose, config.jaw, config.jaw_yaw_deg)
+        self.clicks = Clicks(self.head.sets68, self.head.scored, click)
 
     def forward(
         self, passes: TwoPasses, targets: list[SourceRows]
@@ -141,12 +120,11 @@ class DaslLoss(nn.Module):
             for name, values in self._source_terms(passes, rows).items():
                 share = values.sum() / count
                 sums[name] = sums[name] + share if name in sums else share
-        offsets = torch.cat([p.flatten() for p in self.offsets.values()])
         parts = {
             **sums,
             "l3d": self.l3d(passes.posed, passes.posed_hat).mean(),
             "reg": self.reg(passes.posed).mean(),
-            "offset": (offsets * 100).square().mean() / 25,  # (offset / 5 mm)^2
+            "offset": self.clicks.cost(),
         }
         weighted = {k: self._weight(k) * v for k, v in parts.items() if self._weight(k)}
         weighted |= self._critic_terms(passes, targets)
@@ -182,25 +160,11 @@ class DaslLoss(nn.Module):
 
     def l2d(self, posed: Posed, target: SourceRows) -> Float[Tensor, "b"]:
         """L_2d (or L_cyc, of the second pass) per sample: Huber distance of visible points, px."""
-        wanted = target.points[..., :2]
-        if target.source not in REAL_SETS:
-            detected = target.labels is None  # renders as wild pictures: 68 found points
-            own = self.head.sets68[self.head.scored] if detected else slice(wanted.shape[1])
-            apart = self._huber(posed.points[:, own, :2], wanted)
-            return weighted_mean(apart, target.visible.to(apart.dtype))
-        weights = self._trust(posed, target)
-        total = torch.zeros_like(posed.points[:, 0, 0])
-        for name, rows in self.head.sets68.items():
-            found = posed.points[:, rows, :2]
-            if target.source == "aflw21":
-                found = self.get_buffer("to_aflw21") @ found
-            found = found + self._offset(target.source, name, posed)
-            total = total + weighted_mean(self._huber(found, wanted), weights)
-        return total / len(self.head.sets68)
+        return self.clicks(posed.points, posed.matrix, target)
 
     def l3d(self, posed: Posed, posed_hat: Posed) -> Float[Tensor, "b"]:
         """L_3d per sample: Huber distance in (u, v, w) between the passes, px."""
-        return self._huber(posed.points, posed_hat.points).mean(1)
+        return self.clicks.apart(posed.points, posed_hat.points).mean(1)
 
     def reg(self, posed: Posed) -> Float[Tensor, "b"]:
         """L_reg per sample: `mean a^2 + mean(relu(low - b) + relu(b - high))`, mostly [0, 1].
@@ -212,29 +176,6 @@ class DaslLoss(nn.Module):
         outside = torch.relu(low - b) + torch.relu(b - high)
         each = torch.where(low < 0, (b * 3 / high).square(), outside)
         return gaussian_prior(posed.identity) + each.sum(-1) / max(b.shape[-1], 1)
-
-    def _huber(self, points: Tensor, target: Tensor) -> Tensor:
-        return huber(distance(points * PX, target * PX), self.config.huber_px)
-
-    def _trust(self, posed: Posed, target: SourceRows) -> Tensor:
-        """v_j: visibility, less for loose points, none for the jaw of a turned face."""
-        weights = target.visible.to(posed.points.dtype)
-        if target.source == "aflw21":
-            return weights * self.get_buffer("loose")
-        forward = posed.matrix[:, :, 2].detach()
-        yaw = torch.rad2deg(torch.atan2(forward[:, 0], forward[:, 2]))
-        frontal = (yaw.abs() <= self.config.jaw_yaw_deg).to(weights.dtype)[:, None]
-        jaw = self.get_buffer("jaw")
-        return weights * (1 - jaw + jaw * self.config.jaw * frontal)
-
-    def _offset(self, source: str, name: str, posed: Posed) -> Tensor:
-        flip = self.get_buffer(f"flip_{source}")
-        scale = posed.matrix[:, 0].norm(dim=-1)
-        frame = PosedModel(
-            posed.points, posed.matrix / scale[:, None, None], scale, posed.identity,
-            posed.expression,
-        )  # fmt: skip
-        return symmetric_offset(self.offsets[f"{source}_{name}"], flip, frame)[..., :2]
 
     def _critic_terms(self, passes: TwoPasses, targets: list[SourceRows]) -> dict[str, Tensor]:
         """L_sc for the regressor and the critic's own loss."""
