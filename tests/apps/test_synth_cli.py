@@ -79,6 +79,30 @@ def test_manifest_and_crops(folder):
     assert len(crops) == 3 and crops.nominal_side_px == pytest.approx(48 / 1.25)
 
 
+@pytest.mark.parametrize("form", ["shards", "cache"])
+def test_frames_show_one_person_each(data, tmp_path, form):
+    options = ("--format", form, "--workers", 0, *SMALL, "--frames", 2)
+    assert run("-o", tmp_path, "--count", 3, "--data", data, *options) == 0
+    if form == "shards":
+        crops = crops_from_shards(shard_paths(tmp_path))
+        told = [r.labels["identity"] for r in read_shards(shard_paths(tmp_path))]
+        assert crops.person is not None and crops.person.tolist() == [0, 0, 1]
+    else:
+        told = []
+        for path in sorted(tmp_path.glob("labels-*.npz")):
+            with np.load(path) as labels:
+                told += list(labels["identity"])
+                assert labels["person"].tolist() == ([0, 0] if "0000" in path.name else [1])
+    assert np.array_equal(told[0], told[1]) and not np.array_equal(told[1], told[2])
+
+
+@pytest.mark.parametrize(("frames", "message"), [(3, "no multiple of 3 frames"), (0, "--frames")])
+def test_frames_that_cannot_be(data, tmp_path, capsys, frames, message):
+    assert run("-o", tmp_path / "o", "--count", 3, "--data", data, *SMALL, "--frames", frames) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
 def test_nothing_is_made_twice(folder, data, capsys):
     before = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.tar")}
     options = ("--truth", "maps", "--sets", "mediapipe478", "--image-format", "png")

@@ -1,6 +1,7 @@
 """Crop sets: splits keep near-duplicates together, shards and stored sets read back."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,34 @@ def test_stored_sets_read_back(tmp_path):
     assert (again.name, again.convention, len(again)) == ("test", "aflw21", 6)
     np.testing.assert_array_equal(again.gather(np.arange(6)), crops.gather(np.arange(6)))
     np.testing.assert_array_equal(again.points, crops.points)
+    assert again.person is None and again.frame is None
+
+
+def test_people_and_frames_are_stored_and_cut_along(tmp_path):
+    crops = replace(crop_set(pictures(6)), person=np.array([4, 4, 4, 9, 9, 2]))
+    crops = replace(crops, frame=np.array([10, 11, 20, 0, 0, 52]))
+    save_crops(crops, tmp_path / "set")
+    for known in (crops, load_crops(tmp_path / "set")):
+        few = known.subset(np.array([5, 0, 3]))
+        assert few.person is not None and few.person.tolist() == [2, 4, 9]
+        assert few.frame is not None and few.frame.tolist() == [52, 10, 0]
+        assert len(few) == 3
+    without = replace(crops, frame=None)
+    assert without.subset(np.array([1])).frame is None
+    save_crops(without, tmp_path / "set")
+    again = load_crops(tmp_path / "set")
+    assert again.frame is None and again.person is not None
+
+
+def test_storing_again_leaves_mapped_images_alone(tmp_path):
+    first, second = (crop_set(pictures(6, seed)) for seed in (0, 1))
+    save_crops(first, tmp_path)
+    mapped = load_crops(tmp_path)
+    save_crops(second, tmp_path)
+    ids = np.arange(6)
+    np.testing.assert_array_equal(mapped.gather(ids), first.gather(ids))
+    np.testing.assert_array_equal(load_crops(tmp_path).gather(ids), second.gather(ids))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images.npy", "labels.npz"]
 
 
 def test_missing_labels_are_a_user_error(tmp_path):

@@ -255,6 +255,7 @@ def test_crops_for_training(tmp_path):
     forward = np.stack([s.view.rotation[:, 2] for s in picked])
     expected = np.degrees(np.arctan2(forward[:, 0], forward[:, 2]))
     np.testing.assert_allclose(crops.yaw_deg, expected, atol=1e-3)
+    assert crops.person is None, "these shards do not tell"
     with pytest.raises(UserError, match="lifemask synth"):
         shards.shard_paths(tmp_path / "empty")
 

@@ -124,6 +124,16 @@ def test_another_run_in_the_folder_is_refused(job, change):
     assert files(job.folder) == before
 
 
+def test_other_frames_are_another_run_and_old_manifests_have_one(job):
+    manifest = run(job, "local", 0)
+    assert manifest["settings"].pop("frames") == 1
+    (job.folder / "manifest.json").write_text(json.dumps(manifest))
+    assert run(job, "local", 0)["settings"]["frames"] == 1
+    config = replace(job.config, frames=2)
+    with pytest.raises(UserError, match="another run .*frames 1, now 2"):
+        run(replace(job, config=config), "local", 0)
+
+
 def test_other_data_is_another_run(job):
     run(job, "local", 0)
     (job.data / "skins" / "new_diffuse.jpg").write_bytes(b"more")

@@ -254,6 +254,7 @@ def write_prepared(folder: Path, model: FaceModel, count: int = 8) -> Path:
                 points=points.numpy(),
                 visible=np.ones(points.shape[:2], bool),
                 yaw_deg=np.full(count, np.nan, np.float32),
+                person=np.arange(count) + count * k,
             )
             save_crops(real, folder / f"{name}-{part}")
     return folder

@@ -79,6 +79,7 @@ def toy_real(name: str, count: int = 8) -> CropSet:
         convention=convention,
         points=points,
         visible=np.ones(points.shape[:2], bool),
+        person=np.arange(count) if name == "ytf68" else None,
     )
 
 

@@ -65,6 +65,7 @@ def _label_row(sample: Sample) -> dict[str, NDArray]:
         "key_direction": sample.key_direction,
         "key_colour": sample.key_colour,
         "gain": sample.gain,
+        "person": np.array(sample.person, np.int64),
         "glasses": sample.flags[0],
         "beard": sample.flags[1],
         "occluder": sample.flags[2],
@@ -112,6 +113,7 @@ def write_header(config: SyntheticConfig, folder: Path, model: FaceModel, count:
         "nominal_side_px": config.nominal_side_px,
         "convention": choose_sets(model)[0],
         "camera": config.camera,
+        "frames": config.frames,
         "held_out": config.held_out,
         "face_model": model.name,
         "face_model_sha1": model_fingerprint(model),
@@ -164,12 +166,12 @@ def _check_same_run(config: SyntheticConfig, folder: Path, model: FaceModel) -> 
     header = folder / "header.json"
     if not header.exists():
         return
-    old = json.loads(header.read_text())
+    old = {"frames": 1} | json.loads(header.read_text())
     new = {
         "version": FORMAT_VERSION, "family": config.family, "seed": config.seed,
         "image_size": config.size, "expand": config.expand, "shard_size": config.shard_size,
-        "bank_size": config.bank_size, "camera": config.camera, "face_model": model.name,
-        "face_model_sha1": model_fingerprint(model),
+        "bank_size": config.bank_size, "camera": config.camera, "frames": config.frames,
+        "face_model": model.name, "face_model_sha1": model_fingerprint(model),
     }  # fmt: skip
     wrong = {k: (old[k], v) for k, v in new.items() if k in old and old[k] != v}
     if wrong:

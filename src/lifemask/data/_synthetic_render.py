@@ -112,6 +112,7 @@ def render_scene(generator: Generator, banks: Banks, scene: Scene) -> tuple[Samp
         key_direction=scene.light.key_direction,
         key_colour=scene.light.key_colour,
         gain=gain,
+        person=scene.person,
     )
     return sample, shot
 

@@ -136,6 +136,7 @@ class Scene:
 
     Attributes:
         index: of the image in the run; shard: whose banks it uses.
+        person: number of the person in the run.
         identity: (i,); expression: (e,) coefficients of the face model.
         age: 0 young to 1 old, of skin and hair.
         angles_deg: (3,) pitch, yaw, roll.
@@ -156,6 +157,7 @@ class Scene:
 
     index: int
     shard: int
+    person: int
     identity: NDArray[np.float32]
     expression: NDArray[np.float32]
     age: float

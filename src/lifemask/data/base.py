@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -30,6 +32,9 @@ class CropSet:
         nominal_side_px: side of the nominal crop, centred in the image, in image px.
         yaw_deg: (n,) in lifemask's sign, NaN where unknown.
         weight: (n,) relative frequency in training.
+        person: (n,) whose face it is, by number; None where unknown.
+        frame: (n,) number of the picture within a person's video clips, its tens the clip; crops
+            of equal person and frame may show the same picture. None where there are no clips.
     """
 
     name: str
@@ -40,6 +45,8 @@ class CropSet:
     nominal_side_px: float
     yaw_deg: Float[ndarray, "n"]
     weight: Float[ndarray, "n"]
+    person: Int[ndarray, "n"] | None = None
+    frame: Int[ndarray, "n"] | None = None
 
     def __len__(self) -> int:
         """Number of crops."""
@@ -62,23 +69,43 @@ class CropSet:
             self.nominal_side_px,
             self.yaw_deg[ids],
             self.weight[ids],
+            None if self.person is None else self.person[ids],
+            None if self.frame is None else self.frame[ids],
         )
 
 
 def save_crops(crops: CropSet, folder: Path) -> None:
-    """Store a set so that `load_crops` can map it; several processes then share its memory."""
+    """Store a set so that `load_crops` can map it; several processes then share its memory.
+
+    A set that was stored there stays whole for whoever has mapped it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "images.npy", np.concatenate(crops.images))
-    np.savez(
-        folder / "labels.npz",
-        name=np.array(crops.name),
-        convention=np.array(crops.convention),
-        points=crops.points,
-        visible=crops.visible,
-        nominal_side_px=np.array(crops.nominal_side_px),
-        yaw_deg=crops.yaw_deg,
-        weight=crops.weight,
-    )
+    labels = {
+        "name": np.array(crops.name),
+        "convention": np.array(crops.convention),
+        "points": crops.points,
+        "visible": crops.visible,
+        "nominal_side_px": np.array(crops.nominal_side_px),
+        "yaw_deg": crops.yaw_deg,
+        "weight": crops.weight,
+    }
+    labels |= {k: v for k in ("person", "frame") if (v := getattr(crops, k)) is not None}
+    with _replacing(folder / "images.npy") as file:
+        np.save(file, np.concatenate(crops.images))
+    with _replacing(folder / "labels.npz") as file:
+        np.savez(file, allow_pickle=False, **labels)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes its place when it is complete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_crops(folder: Path) -> CropSet:
@@ -97,6 +124,8 @@ def load_crops(folder: Path) -> CropSet:
         nominal_side_px=float(arrays["nominal_side_px"]),
         yaw_deg=arrays["yaw_deg"],
         weight=arrays["weight"],
+        person=arrays.get("person"),
+        frame=arrays.get("frame"),
     )
 
 
@@ -199,6 +228,8 @@ def read_cache_header(folder: Path) -> dict[str, Any]:
 def load_render_cache(folder: Path, shards: slice = slice(None)) -> CropSet:
     """The complete shards of a folder that `lifemask.data.synthetic` wrote; images are mapped.
 
+    People are known if all the shards tell them.
+
     Args:
         folder: holds `header.json`, `images-XXXX.npy` and `labels-XXXX.npz`.
         shards: which of the shards, in name order.
@@ -212,7 +243,7 @@ def load_render_cache(folder: Path, shards: slice = slice(None)) -> CropSet:
             f"no complete shard of renders in {folder}: run python -m lifemask.data.synthetic"
         )
     header = read_cache_header(folder)
-    images, points, visible, rotation = [], [], [], []
+    images, points, visible, rotation, person = [], [], [], [], []
     for path in labels:
         arrays = read_labels(path)
         name = path.name.replace("labels-", "images-").replace(".npz", ".npy")
@@ -220,6 +251,7 @@ def load_render_cache(folder: Path, shards: slice = slice(None)) -> CropSet:
         points.append(arrays["points"].astype(np.float32))
         visible.append(arrays["visible"].astype(bool))
         rotation.append(arrays["rotation"])
+        person += [arrays["person"]] if "person" in arrays else []
     matrices = np.concatenate(rotation)
     forward = matrices[:, :, 2]
     return CropSet(
@@ -231,6 +263,7 @@ def load_render_cache(folder: Path, shards: slice = slice(None)) -> CropSet:
         nominal_side_px=float(header["nominal_side_px"]),
         yaw_deg=np.degrees(np.arctan2(forward[:, 0], forward[:, 2])),
         weight=np.ones(len(matrices), np.float32),
+        person=np.concatenate(person) if len(person) == len(labels) else None,
     )
 
 

@@ -186,6 +186,7 @@ def crops_from_shards(paths: Iterable[Path]) -> CropSet:
     records = [(r.image, r.labels) for r in read_shards(paths)]
     matrices = np.stack([labels["view/rotation"] for _, labels in records])
     forward = matrices[:, :, 2]
+    told = all("person" in labels for _, labels in records)
     return CropSet(
         name="renders",
         convention=settings["convention"],
@@ -195,6 +196,7 @@ def crops_from_shards(paths: Iterable[Path]) -> CropSet:
         nominal_side_px=float(settings["nominal_side_px"]),
         yaw_deg=np.degrees(np.arctan2(forward[:, 0], forward[:, 2])),
         weight=np.ones(len(records), np.float32),
+        person=np.array([labels["person"] for _, labels in records]) if told else None,
     )
 
 

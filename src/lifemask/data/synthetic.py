@@ -60,6 +60,11 @@ class SyntheticConfig:
         shard_size: images per shard.
         bank_size: skins and backgrounds drawn anew for each shard.
         camera: "perspective", scaled "orthographic", or "both" in equal parts.
+        frames: images in a row that show one person: the same identity, skin, hair, beard, hat
+            and glasses in other poses, expressions, places and light. Divides `shard_size`.
+
+    Raises:
+        UserError: `frames` is not positive or does not divide `shard_size`.
     """
 
     family: Family = "open"
@@ -70,6 +75,14 @@ class SyntheticConfig:
     shard_size: int = 1000
     bank_size: int = 60
     camera: CameraChoice = "perspective"
+    frames: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse people whose images would lie in two shards."""
+        if self.frames < 1:
+            raise UserError(f"frames is {self.frames}; a person has at least one image")
+        if self.shard_size % self.frames:
+            raise UserError(f"shard size {self.shard_size} is no multiple of {self.frames} frames")
 
     @property
     def nominal_side_px(self) -> float:
@@ -101,6 +114,7 @@ class Sample:
         gain: (3,) exposure and white balance: linear radiance times this enters the camera.
         landmarks: further sets by name, if asked for.
         maps: truth per pixel, if asked for.
+        person: number of the person in the run.
     """
 
     image: NDArray[np.uint8]
@@ -119,6 +133,7 @@ class Sample:
     gain: NDArray[np.float32]
     landmarks: Mapping[str, LandmarkTruth] = field(default_factory=dict)
     maps: Maps | None = None
+    person: int = 0
 
     @property
     def rotation(self) -> NDArray[np.float32]:
@@ -361,6 +376,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="from 900000000 on: tests only")
     parser.add_argument("--camera", choices=get_args(CameraChoice), default="perspective")
     parser.add_argument("--shard-size", type=int, default=1000)
+    parser.add_argument("--frames", type=int, default=1, help="images in a row of one person")
     parser.add_argument("--photo-skins", type=Path, help="npz; makes the cache research only")
     parser.add_argument("--part", default="0/1", help="I/N: make every N-th shard, from the I-th")
     args = parser.parse_args(arguments)
@@ -368,7 +384,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     family: Family = "open" if args.photo_skins is None else "research"
     config = SyntheticConfig(
-        family=family, seed=args.seed, shard_size=args.shard_size, camera=args.camera
+        family, args.seed, shard_size=args.shard_size, camera=args.camera, frames=args.frames
     )
     first, parts = (int(x) for x in args.part.split("/"))
     generator = create_generator(config, args.data, photo_skins=args.photo_skins)

@@ -234,7 +234,7 @@ def _header(generator: Any, heads: int, views: int) -> dict[str, Any]:
 
 def _scenes(generator: Any, heads: int, views: int):
     """Index, scene and banks of each image: a person's identity is drawn once."""
-    from lifemask.data._synthetic_draw import draw_scene
+    from lifemask.data._synthetic_draw import Draws, draw_scene
     from lifemask.data._synthetic_sample import random_face, random_identity
 
     model, rig, seed = generator.rig.model, generator.rig, generator.config.seed
@@ -249,7 +249,7 @@ def _scenes(generator: Any, heads: int, views: int):
             sets = [model.landmarks(head, name).numpy().astype(np.float32) for name in
                     (rig.label_set, rig.box_set, rig.anatomy_set)]  # fmt: skip
         yield index, draw_scene(
-            generator, banks, rng, 0, index, identity, face, head.numpy(), *sets
+            generator, banks, Draws(rng, rng), 0, index, identity, face, head.numpy(), *sets
         ), banks  # fmt: skip
 
 

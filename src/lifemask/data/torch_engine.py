@@ -340,6 +340,7 @@ def _sample(scene: Scene, fields, sets, maps, k: int) -> Sample:
         gain=fields["gain"][k],
         landmarks={name: rows[k] for name, rows in sets.items()},
         maps=None if maps is None else maps[k],
+        person=scene.person,
     )
 
 

@@ -5,7 +5,7 @@ frame px, `person`, `validation`). People marked `validation` are never trained 
 
 Traps: the points are automatic and noisy, some frames are stretched; the lists of train and test
 share people and file names, so splits go by person; names that differ only by `t-` can be the same
-picture.
+picture. Names end in `_NN`, the tens digit is the video clip: frames of one clip look alike.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ EXPAND = 1.25  # side of the stored crop in units of the nominal crop, as for re
 
 
 def load_ytf68(folder: str | Path) -> tuple[CropSet, CropSet]:
-    """Training and validation crops of 128 px, split by person.
+    """Training and validation crops of 128 px, split by person; with `person` and `frame`.
 
     Raises:
-        UserError: files are missing or broken.
+        UserError: files are missing or broken, or a name has no frame number.
     """
     root = Path(folder)
     labels = read_labels(root / "labels.npz")
@@ -40,6 +40,7 @@ def load_ytf68(folder: str | Path) -> tuple[CropSet, CropSet]:
     missing = [name for name in names if name not in frames]
     if missing:
         raise UserError(f"{root} lacks {len(missing)} frames, e.g. {missing[0]}.jpg")
+    frame = np.array([_frame_number(name) for name in names], np.int64)
     images = np.empty((len(names), SIZE, SIZE, 3), np.uint8)
     points = np.empty((len(names), 68, 2), np.float32)
     for i, name in enumerate(names):
@@ -57,9 +58,19 @@ def load_ytf68(folder: str | Path) -> tuple[CropSet, CropSet]:
         nominal_side_px=SIZE / EXPAND,
         yaw_deg=np.full(len(names), np.nan, np.float32),
         weight=np.ones(len(names), np.float32),
+        person=np.unique(labels["person"], return_inverse=True)[1].astype(np.int64),
+        frame=frame,
     )
     held = labels["validation"].astype(bool)
     return full.subset(np.nonzero(~held)[0]), full.subset(np.nonzero(held)[0])
+
+
+def _frame_number(name: str) -> int:
+    """NN of a frame's name `PERSON_NN` or `t-PERSON_NN`; its tens are the clip."""
+    number = name.rpartition("_")[2]
+    if not (number.isascii() and number.isdigit()):
+        raise UserError(f"frame {name!r} has no number: names of YTF-68 end in _NN")
+    return int(number)
 
 
 @dataclass(frozen=True)

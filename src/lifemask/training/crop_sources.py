@@ -31,7 +31,8 @@ def real_crops(name: str, data: Path | None, prepared: Path | None) -> tuple[Cro
     Args:
         name: of the data set.
         data: folder with a folder of that name.
-        prepared: where decoded crops are kept between runs and processes.
+        prepared: where decoded crops are kept between runs and processes; a set of "ytf68" that
+            does not tell people apart is decoded again.
 
     Raises:
         UserError: data are missing or broken.
@@ -41,7 +42,11 @@ def real_crops(name: str, data: Path | None, prepared: Path | None) -> tuple[Cro
 
     places = [prepared / f"{name}-{part}" for part in ("training", "held-out")] if prepared else []
     if places and all((place / "labels.npz").is_file() for place in places):
-        return load_crops(places[0]), load_crops(places[1])
+        stored = load_crops(places[0]), load_crops(places[1])
+        if name != "ytf68" or all(crops.person is not None for crops in stored):
+            return stored
+        if data is None:
+            raise UserError(f"{places[0]} does not tell people apart: give --data to make it again")
     if data is None:
         raise UserError("the research family needs --data with aflw21 and ytf68")
     sets = {"aflw21": load_aflw21, "ytf68": load_ytf68}[name](data / name)

@@ -193,6 +193,8 @@ def _without_truth(sets: list[FaceSet]) -> FaceSet:
         visible=np.ones((count, 68), bool),
         yaw_deg=np.full(count, np.nan, np.float32),
         weight=np.ones(count, np.float32),
+        person=None,
+        frame=None,
     )
     return FaceSet(crops, None, detected)
 

@@ -63,6 +63,9 @@ def synth(
     face_model: Annotated[str, typer.Option(metavar="NAME", help="Face model.")] = "lifemask",
     shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 1000,
     bank_size: Annotated[int, typer.Option(help="Skins and backgrounds per shard.")] = 60,
+    frames: Annotated[
+        int, typer.Option(min=1, help="Images in a row of one person; divides the shard size.")
+    ] = 1,
 ) -> None:
     """Render labelled faces; goes on where an earlier run of the same settings stopped."""
     from lifemask.data._synthetic_run import RenderJob, run
@@ -80,6 +83,7 @@ def synth(
         size=size,
         shard_size=shard_size,
         bank_size=bank_size,
+        frames=frames,
     )
     job = RenderJob(
         config=config,
