@@ -44,7 +44,7 @@ def pipeline_with_the_real_detector(monkeypatch, detector, request):
                 config, detector=detector, landmarker=landmarker, model=landmarker.model
             )
 
-        def refine(self, image, geometry, landmarks, regions=None):
+        def refine(self, image, geometry, landmarks, regions=None, hold_identity=False):
             return geometry
 
         def dress(self, image, geometry, regions=None):
@@ -233,6 +233,17 @@ def test_photos_that_would_share_a_folder(portrait, tmp_path, capsys):
         Image.fromarray(portrait).save(photo)
     error = refused(capsys, *photos, out=tmp_path / "out")
     assert str(photos[0]) in error and str(photos[1]) in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["no face", "tiny face", "zero bytes", "missing"])
+def test_a_person_needs_a_face_in_every_photo(portrait, tmp_path, capsys, kind):
+    good, photo = tmp_path / "good.png", tmp_path / "photo.png"
+    Image.fromarray(portrait).save(good)
+    make, message = BAD[kind]
+    make(portrait, photo)
+    error = refused(capsys, good, photo, "--same-person", out=tmp_path / "out")
+    assert message in error and "photo.png" in error and "good.png" not in error
     assert not (tmp_path / "out").exists()
 
 

@@ -131,6 +131,9 @@ def test_every_kind_of_result_is_valid(head):
         (("faces", 0, "method", "refined"), "yes"),
         (("faces", 0, "method", "weights"), "stolen"),
         (("faces", 0, "method", "options"), {"map": 3}),
+        (("faces", 0, "person"), {"photos": ["a.jpg"]}),
+        (("faces", 0, "person"), {"photos": [], "shared_identity": True}),
+        (("faces", 0, "person"), {"photos": ["a.jpg"], "shared_identity": False}),
         (("faces", 0, "camera", "scale_px_per_mm"), -1),
         (("faces", 0, "camera", "model"), "pinhole"),
         (("faces", 0, "landmarks68_px"), [[1, 2]] * 67),
@@ -154,6 +157,16 @@ def test_the_method_is_recorded(head):
     (face,) = parsed(replace(head, method=use))["faces"]
     assert face["method"]["options"] == {"map": "self"} and face["method"]["refined"] is True
     assert errors(parsed(replace(head, method=use), replace(head, method=None)), SCHEMA) == []
+
+
+def test_a_person_of_several_photos_is_recorded(head):
+    (face,) = parsed(head)["faces"]
+    assert face["person"] is None
+    record = parsed(replace(head, person=("a.jpg", "")))
+    assert record["faces"][0]["person"] == {"photos": ["a.jpg", ""], "shared_identity": True}
+    assert errors(record, SCHEMA) == []
+    del record["faces"][0]["person"]  # older files
+    assert errors(record, SCHEMA) == []
 
 
 def test_numbers_reproduce_the_landmarks(head):
@@ -181,7 +194,8 @@ def test_the_page_names_every_key():
     face = SCHEMA["$defs"]["face"]["properties"]
     cameras = [o["properties"] for o in SCHEMA["$defs"]["camera"]["oneOf"]]
     method = SCHEMA["$defs"]["face"]["properties"]["method"]["properties"]
-    for key in [*SCHEMA["properties"], *face, *method, *cameras[0], *cameras[1]]:
+    person = face["person"]["properties"]
+    for key in [*SCHEMA["properties"], *face, *method, *person, *cameras[0], *cameras[1]]:
         assert re.search(rf"`{key}`", page), key
 
 

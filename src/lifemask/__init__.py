@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lifemask.pipeline import PipelineConfig as PipelineConfig
     from lifemask.pipeline import reconstruct as reconstruct
     from lifemask.pipeline import reconstruct_all as reconstruct_all
+    from lifemask.pipeline import reconstruct_person as reconstruct_person
 
 _PUBLIC = {
     "Head": "lifemask.head",
@@ -37,6 +38,7 @@ _PUBLIC = {
     "load_landmarker": "lifemask.faces.landmarker",
     "reconstruct": "lifemask.pipeline",
     "reconstruct_all": "lifemask.pipeline",
+    "reconstruct_person": "lifemask.pipeline",
     "weights_path": "lifemask.assets",
     "write_heads": "lifemask.outputs",
 }
@@ -53,6 +55,7 @@ __all__ = [
     "load_landmarker",
     "reconstruct",
     "reconstruct_all",
+    "reconstruct_person",
     "weights_path",
     "write_heads",
 ]

@@ -50,6 +50,8 @@ class Head:
         model: the face model of the geometry; None for a free mesh.
         warnings: what to know before trusting the result, one line each.
         method: how the geometry was found; None if that is not known.
+        person: names of the photos whose heads were found together and share one identity, this
+            one's among them ("" for a photo without a file name); empty for a head of one photo.
     """
 
     face: Face
@@ -60,6 +62,7 @@ class Head:
     model: FaceModel | None = field(default=None, repr=False, compare=False)
     warnings: tuple[str, ...] = ()
     method: MethodUse | None = None
+    person: tuple[str, ...] = ()
 
     @property
     def pose_deg(self) -> dict[str, float]:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import replace
+from functools import cached_property, lru_cache, partial
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
-from numpy.typing import ArrayLike
 
-from lifemask.assets import UserError, weights_folder
+from lifemask.assets import weights_folder
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.choice import (
     NoFaceError,
@@ -28,90 +23,45 @@ from lifemask.faces.choice import (
 )
 from lifemask.faces.crop import Box, cut_window
 from lifemask.faces.detect import Detector, DetectorConfig
-from lifemask.faces.image import as_uint8_rgb, load_image
 from lifemask.faces.parsing import Parser, Regions, load_parser
 from lifemask.graphics.camera import camera_for_crop, project
 from lifemask.head import Head
-from lifemask.methods._stage import FaceInput, GeometryStage, StageSetup
-from lifemask.methods.fitting import FitConfig
+from lifemask.methods._person import stage_together
+from lifemask.methods._stage import FaceInput, GeometryStage, StageSetup, moved
+from lifemask.pipeline_config import (
+    METHODS,
+    PipelineConfig,
+    check_choice,
+    dasl_settings,
+)
+from lifemask.pipeline_input import (
+    Photo,
+    Points,
+    Rgb,
+    file_names,
+    named,
+    per_photo,
+    read_landmarks,
+    read_photo,
+)
 from lifemask.types import Appearance, Face, Geometry, Landmarks, MethodUse
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from lifemask.methods.dasl import DaslPredictConfig
-    from lifemask.methods.photometric import PhotometricConfig
-    from lifemask.methods.texture import TextureConfig
 
 log = logging.getLogger(__name__)
 
+__all__ = [
+    "METHODS",
+    "Pipeline",
+    "PipelineConfig",
+    "check_choice",
+    "dasl_settings",
+    "named",
+    "read_photo",
+    "reconstruct",
+    "reconstruct_all",
+    "reconstruct_person",
+]
 SQUARE_NAME = "ibug68-3d-bfm"  # the regions' square is about these
-METHODS = {
-    "fit": "lifemask.methods._fitting_stage:create_stage",
-    "dasl": "lifemask.methods._dasl_stage:create_stage",
-}
-"""Method name to its factory (`methods._stage`), as an import string."""
-TEXTURES = ("photo", "none")
-
-Rgb = UInt8[np.ndarray, "h w 3"]
-_Stage = TypeVar("_Stage", Landmarks, Geometry, Appearance | None)
 Landmarker = Callable[[Rgb, Face | Box], Landmarks]
-
-
-@dataclass(frozen=True)
-class PipelineConfig:
-    """What is run on each photo.
-
-    Attributes:
-        weights: family of the networks: "open" for any use, "research" for research only.
-        method: how a face becomes geometry; one of `METHODS`: "fit" solves for the head behind
-            the landmarks, "dasl" (2DASL) regresses it from the crop.
-        texture: how the photo becomes appearance; "none" leaves the head without colour.
-        faces: the largest face, or all of them, largest first.
-        refine: let the photo's colours refine the shape after the landmarks.
-        regions: find hair, hands and other things in front of the skin and keep them out of
-            refinement and texture; without the parser's weights it is off.
-        max_head_px: the texture is taken from the photo reduced until the head is this large.
-        device: where the fit and the texture are computed, e.g. "cpu" or "cuda".
-        threads: threads of the networks; 0 lets onnxruntime choose.
-        fit: settings of the landmark fit, the camera model among them; of the refinement's
-            landmark terms too.
-        dasl: settings of 2DASL; None for its defaults: our landmarks, or yours, are its map.
-        photometric: settings of the refinement; None for its defaults with the same `fit`.
-        appearance: settings of the texture; None for its defaults.
-    """
-
-    weights: Literal["open", "research"] = "open"
-    method: str = "fit"
-    texture: str = "photo"
-    faces: Literal["largest", "all"] = "largest"
-    refine: bool = True
-    regions: bool = True
-    max_head_px: int = 1280
-    device: str = "cpu"
-    threads: int = 0
-    fit: FitConfig = field(default_factory=FitConfig)
-    dasl: DaslPredictConfig | None = None
-    photometric: PhotometricConfig | None = None
-    appearance: TextureConfig | None = None
-
-    def __post_init__(self) -> None:
-        """Check the choices.
-
-        Raises:
-            UserError: one of them is unknown, and the message lists what is valid; or the method
-                has no such camera.
-        """
-        check_choice("weights", self.weights, ("open", "research"))
-        check_choice("method", self.method, tuple(METHODS))
-        check_choice("texture", self.texture, TEXTURES)
-        check_choice("faces", self.faces, ("largest", "all"))
-        _check_device(self.device)
-        if self.method != "fit" and self.fit.camera != "orthographic":
-            raise UserError(
-                f"method {self.method} predicts for an orthographic camera; a {self.fit.camera}"
-                " camera needs the method fit"
-            )
 
 
 class Pipeline:
@@ -135,10 +85,10 @@ class Pipeline:
 
     def __call__(
         self,
-        photo: str | Path | Image.Image | Rgb,
+        photo: Photo,
         *,
         boxes: Sequence[Box] | None = None,
-        landmarks: Landmarks | ArrayLike | str | Path | None = None,
+        landmarks: Points | None = None,
     ) -> list[Head]:
         """Heads of a photo.
 
@@ -156,7 +106,7 @@ class Pipeline:
         """
         image = read_photo(photo)
         if landmarks is not None:
-            points = self.read_landmarks(landmarks, image)
+            points = read_landmarks(landmarks, image)
             return [self.reconstruct_face(image, face_of_landmarks(points), points)]
         faces = usable_faces(self.find_faces(image, boxes), image)
         if self.config.faces == "largest" and boxes is None:
@@ -180,9 +130,62 @@ class Pipeline:
             landmarks: the user's, in place of the landmarker.
         """
         seen = self.look(image, face, landmarks)
-        geometry = self.find_geometry(seen)
+        return self.finish(seen, self.find_geometry(seen))
+
+    def reconstruct_person(
+        self,
+        photos: Sequence[Photo],
+        *,
+        boxes: Sequence[Box | None] | None = None,
+        landmarks: Sequence[Points | None] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> list[Head]:
+        """Heads of one person in several photos: one identity, a pose and expression per photo.
+
+        Of each photo the largest face is taken, unless its box or landmarks say which one.
+
+        Args:
+            photos: as for a call, at least one.
+            boxes: the face's box of each photo in photo px; None where it is not known.
+            landmarks: of the face of each photo, as for a call; None where they are not known.
+            names: what errors and records call the photos; None for their file names.
+
+        Returns:
+            A head per photo, in their order; their identities are equal to the bit.
+
+        Raises:
+            UserError: the first photo that cannot be used, by its name; or the method has no
+                identity to share.
+        """
+        names = file_names(photos, names)
+        called = [name or f"photo {i}" for i, name in enumerate(names, start=1)]
+        faces = zip(
+            photos,
+            per_photo("boxes", boxes, len(photos)),
+            per_photo("landmarks", landmarks, len(photos)),
+            strict=True,
+        )
+        seen = [
+            named(name, partial(self.look_for, *face))
+            for name, face in zip(called, faces, strict=True)
+        ]
+        heads = stage_together(self.geometry_stage, seen, self.device_model, self.config.device)
+        return [
+            named(name, partial(self.finish, one, head, tuple(names)))
+            for name, one, head in zip(called, seen, heads, strict=True)
+        ]
+
+    def finish(self, seen: FaceInput, geometry: Geometry, person: tuple[str, ...] = ()) -> Head:
+        """The head of a geometry: refined and dressed.
+
+        Args:
+            seen: what the method got.
+            geometry: what it answered, on the pipeline's device.
+            person: names of the photos that share its identity, which then stays; empty for one.
+        """
+        image, face = seen.image, seen.face
         regions = self.find_regions(image, geometry)
-        geometry = self.refine(image, geometry, seen.landmarks, regions)
+        geometry = self.refine(image, geometry, seen.landmarks, regions, hold_identity=bool(person))
         appearance = self.dress(image, geometry, regions)
         face = face if isinstance(face, Face) else Face(face, 1.0)
         return Head(
@@ -194,7 +197,26 @@ class Pipeline:
             model=self.model if self._is_modelled(geometry) else None,
             warnings=_warnings(face, geometry, seen.image_size),
             method=self._method_use(seen, geometry),
+            person=person,
         )
+
+    def look_for(
+        self,
+        photo: Photo,
+        box: Box | None = None,
+        landmarks: Points | None = None,
+    ) -> FaceInput:
+        """What the method gets of a photo's largest face, or of the one with this box or landmarks.
+
+        Raises:
+            UserError: the photo cannot be read, shows no usable face, or the landmarks are wrong.
+        """
+        image = read_photo(photo)
+        if landmarks is not None:
+            points = read_landmarks(landmarks, image)
+            return self.look(image, face_of_landmarks(points), points)
+        boxes = None if box is None else [box]
+        return self.look(image, usable_faces(self.find_faces(image, boxes), image)[0])
 
     def look(self, image: Rgb, face: Face | Box, landmarks: Landmarks | None = None) -> FaceInput:
         """What the method gets; landmarks are looked for only where a stage needs them."""
@@ -218,16 +240,20 @@ class Pipeline:
         geometry: Geometry,
         landmarks: Landmarks | None,
         regions: Regions | None = None,
+        hold_identity: bool = False,
     ) -> Geometry:
         """Shape and pose that agree with the photo's colours too, if that is switched on.
 
-        A mesh without parameters of the face model stays as it is.
+        With `hold_identity` only pose and expression move. A mesh without parameters of the face
+        model stays as it is.
         """
         if landmarks is None or not self._refines(geometry):
             return geometry
         from lifemask.methods.photometric import PhotometricConfig, refine_photometric
 
         config = self.config.photometric or PhotometricConfig(fit=self.config.fit)
+        if hold_identity:
+            config = replace(config, hold_identity=True)
         given = (image, geometry, landmarks, self.device_model, config)
         return refine_photometric(*given, regions=regions).geometry
 
@@ -265,19 +291,6 @@ class Pipeline:
         if regions is not None:
             regions = regions.seen_in(window.center_px, window.side_px, window.size)
         return texture_from_photo(pixels, seen, self.device_model, self.config.appearance, regions)
-
-    def read_landmarks(
-        self, landmarks: Landmarks | ArrayLike | str | Path, image: Rgb
-    ) -> Landmarks:
-        """A user's landmarks, checked."""
-        from lifemask.methods.fitting import landmarks_from_points, load_landmarks
-
-        size = (image.shape[1], image.shape[0])
-        if isinstance(landmarks, Landmarks):
-            return landmarks
-        if isinstance(landmarks, str | Path):
-            return load_landmarks(landmarks, image_size=size)
-        return landmarks_from_points(landmarks, image_size=size)
 
     def _is_modelled(self, geometry: Geometry) -> bool:
         """Whether a geometry is a head of the pipeline's face model, and not a free mesh."""
@@ -341,10 +354,10 @@ class Pipeline:
 
 
 def reconstruct(
-    photo: str | Path | Image.Image | Rgb,
+    photo: Photo,
     config: PipelineConfig | None = None,
     *,
-    landmarks: Landmarks | ArrayLike | str | Path | None = None,
+    landmarks: Points | None = None,
     box: Box | None = None,
 ) -> Head:
     """The head of the largest face of a photo.
@@ -364,7 +377,7 @@ def reconstruct(
 
 
 def reconstruct_all(
-    photo: str | Path | Image.Image | Rgb,
+    photo: Photo,
     config: PipelineConfig | None = None,
     *,
     boxes: Sequence[Box] | None = None,
@@ -380,26 +393,26 @@ def reconstruct_all(
     return _pipeline(config)(photo, boxes=boxes)
 
 
-def read_photo(photo: str | Path | Image.Image | Rgb) -> Rgb:
-    """A photo in any form as upright uint8 RGB (H, W, 3)."""
-    return load_image(photo) if isinstance(photo, str | Path) else as_uint8_rgb(photo)
+def reconstruct_person(
+    photos: Sequence[Photo],
+    config: PipelineConfig | None = None,
+    *,
+    boxes: Sequence[Box | None] | None = None,
+    landmarks: Sequence[Points | None] | None = None,
+) -> list[Head]:
+    """The heads of one person in several photos: one identity, a pose and expression per photo.
 
+    Args:
+        photos: as for `reconstruct`; the largest face of each is taken.
+        config: what is run; None for the defaults.
+        boxes: the face's box of each photo in photo px; None where it is not known.
+        landmarks: of the face of each photo, as for `reconstruct`; None where they are not known.
 
-def moved(value: _Stage, device: str) -> _Stage:
-    """A stage's result (a frozen dataclass, or None) with its tensors on a device."""
-    return _moved(value, torch.device(device))
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {key: _moved(item, device) for key, item in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(
-            value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)}
-        )
-    return value
+    Raises:
+        UserError: as for `reconstruct`, with the name of the photo.
+    """
+    config = replace(config or PipelineConfig(), faces="largest")
+    return _pipeline(config).reconstruct_person(photos, boxes=boxes, landmarks=landmarks)
 
 
 @lru_cache(maxsize=4)
@@ -421,38 +434,3 @@ def _warnings(face: Face, geometry: Geometry, image_size: tuple[int, int]) -> tu
     if x0 <= 0.5 or y0 <= 0.5 or x1 >= width - 1.5 or y1 >= height - 1.5:
         found.append("the face touches the photo's edge; what lies outside is a guess")
     return tuple(found)
-
-
-def dasl_settings(method: str, map_source: str | None) -> DaslPredictConfig | None:
-    """Settings of 2DASL from the name of a map source, as commands take it; None for none.
-
-    Raises:
-        UserError: an unknown source, or a method that has no map.
-    """
-    if map_source is None:
-        return None
-    if method != "dasl":
-        raise UserError(f"method {method} draws no landmark map; --map belongs to --method dasl")
-    from lifemask.methods._dasl_stage import MAP_SOURCES, DaslPredictConfig
-
-    check_choice("map source", map_source, MAP_SOURCES)
-    return DaslPredictConfig(landmarks=map_source)  # pyright: ignore[reportArgumentType]
-
-
-def check_choice(what: str, value: str, valid: tuple[str, ...]) -> None:
-    """Refuse an unknown name.
-
-    Raises:
-        UserError: `value` is not in `valid`, which the message lists.
-    """
-    if value not in valid:
-        raise UserError(f"unknown {what} {value!r}; valid: {', '.join(valid)}")
-
-
-def _check_device(name: str) -> None:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"unknown device {name!r}; valid: cpu, cuda, cuda:0, ...") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda is not available here; use --device cpu")

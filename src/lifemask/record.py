@@ -55,6 +55,7 @@ def face_record(head: Head, files: Sequence[str] = ()) -> dict[str, Any]:
         "box": [round(v, 3) for v in head.face.box],
         "score": round(head.face.score, 4),
         "method": method_record(head.method),
+        "person": person_record(head.person),
         "camera": camera_record(head.geometry.camera),
         "pose_deg": {name: round(value, 3) for name, value in head.pose_deg.items()},
         "model": head.geometry.model,
@@ -79,6 +80,11 @@ def method_record(method: MethodUse | None) -> dict[str, Any] | None:
         "refined": method.refined,
         "options": dict(method.options),
     }
+
+
+def person_record(photos: Sequence[str]) -> dict[str, Any] | None:
+    """The photos of one person that share this face's identity; None for a single photo."""
+    return {"photos": list(photos), "shared_identity": True} if photos else None
 
 
 def camera_record(camera: Camera) -> dict[str, Any]:

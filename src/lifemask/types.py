@@ -138,6 +138,10 @@ class Geometry:
         params: the model's coefficients; None for a mesh without a parametric model.
         landmarks68_mm: (68, 3) model frame, convention "ict68"; None for a mesh without a model.
         residual_px: root mean square landmark residual of the fit in photo px, NaN if unknown.
+        map_vertices_px: (v, 3) the vertices where a position map has them, without a model: photo
+            px (u, v, w), NaN where the map shows nothing; None for methods without such a map.
+        uncertainty_px: (v,) expected error of each vertex in photo px, from the disagreement of
+            that mesh and the model's and the map's own doubt; NaN there, too.
     """
 
     vertices_mm: Float[Tensor, "v 3"]
@@ -147,6 +151,8 @@ class Geometry:
     params: ModelParams | None = None
     landmarks68_mm: Float[Tensor, "68 3"] | None = None
     residual_px: float = float("nan")
+    map_vertices_px: Float[Tensor, "v 3"] | None = None
+    uncertainty_px: Float[Tensor, "v"] | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class FakePipeline(Pipeline):
         landmarker = EggLandmarker()
         super().__init__(config, detector=one_face, landmarker=landmarker, model=landmarker.model)
 
-    def refine(self, image, geometry, landmarks, regions=None):
+    def refine(self, image, geometry, landmarks, regions=None, hold_identity=False):
         return geometry
 
     def dress(self, image, geometry, regions=None):
@@ -128,6 +128,87 @@ def test_a_fault_of_ours_does_not_stop_the_others(eggs, photo, tmp_path, monkeyp
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["portrait"]
     with pytest.raises(ZeroDivisionError):
         run("reconstruct", small, "-o", tmp_path / "out")
+
+
+@pytest.fixture
+def photos(photo, tmp_path) -> list[Path]:
+    other = tmp_path / "other.png"
+    Image.fromarray(np.full((200, 180, 3), 90, np.uint8)).save(other)
+    return [photo, other]
+
+
+def faces_of(out: Path) -> dict[str, dict]:
+    """The record of the one face of each photo's folder."""
+    found = {}
+    for folder in sorted(out.iterdir()):
+        (found[folder.name],) = json.loads((folder / "params.json").read_text())["faces"]
+    return found
+
+
+def test_same_person_writes_a_folder_per_photo_with_one_identity(eggs, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("reconstruct", *photos, "--same-person", "-o", out, "--formats", "ply,json") == 0
+    printed = capsys.readouterr().out
+    assert "one identity from 2 photos" in printed and "open (usable for anything)" in printed
+    faces = faces_of(out)
+    person = {"photos": ["portrait.png", "other.png"], "shared_identity": True}
+    assert [f["person"] for f in faces.values()] == [person, person]
+    assert faces["portrait"]["identity"] == faces["other"]["identity"]
+    assert faces["portrait"]["camera"] != faces["other"]["camera"]
+    assert {p.name for p in (out / "portrait").iterdir()} == {"head.ply", "params.json"}
+    assert run("reconstruct", *photos, "-o", tmp_path / "alone", "--formats", "json") == 0
+    assert [f["person"] for f in faces_of(tmp_path / "alone").values()] == [None, None]
+
+
+def test_the_sample_may_be_one_of_the_photos(eggs, photo, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("--sample", "--same-person", "-o", out, "--formats", "json")
+    assert run("reconstruct", photo, *arguments) == 0
+    assert faces_of(out)["astronaut"]["person"]["photos"] == ["astronaut.png", "portrait.png"]
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "message"),
+    [
+        (1, (), "at least two photos"),
+        (2, ("--faces", "all"), "one face of each photo"),
+        (2, ("--formats", "stl"), "unknown format 'stl'"),
+        (2, ("--method", "pgn", "--map", "self"), "--map belongs to --method dasl"),
+        (2, ("--method", "pgn", "--camera", "pinhole"), "orthographic"),
+    ],
+)
+def test_what_makes_no_person_is_one_line_and_status_2(
+    eggs, photos, tmp_path, capsys, count, options, message
+):
+    out = tmp_path / "out"
+    assert run("reconstruct", *photos[:count], "--same-person", *options, "-o", out) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_same_person_is_all_photos_or_none(eggs, photos, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    arguments = ("reconstruct", *photos, "--same-person", "-o", out, "--formats", "json")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    assert run("reconstruct", *photos, broken, "--same-person", "-o", out) == 2
+    assert "broken.png is not an image" in capsys.readouterr().err
+    assert not out.exists()
+    (out / "other").mkdir(parents=True)
+    (out / "other" / "params.json").write_text("{}")
+    assert run(*arguments) == 2  # told before anything is computed
+    assert "--overwrite" in capsys.readouterr().err and not (out / "portrait").exists()
+
+    def interrupt(self, *args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakePipeline, "finish", interrupt)
+        assert run(*arguments, "--overwrite") == 130
+    assert [p.name for p in out.iterdir()] == ["other"]
+    assert run(*arguments, "--overwrite") == 0
+    assert {p.name for p in out.iterdir()} == {"other", "portrait"}
 
 
 def test_overwrite(eggs, photo, tmp_path, capsys):

@@ -12,13 +12,8 @@ from lifemask.facemodel import load_face_model
 from lifemask.facemodel.landmarks import convert
 from lifemask.faces.landmarker import quarter_turns
 from lifemask.graphics.camera import orthographic_camera, project, rotation_from_euler_deg
-from lifemask.methods._dasl_stage import (
-    MAP_SOURCES,
-    DaslStage,
-    completed,
-    create_stage,
-    landmark_distance_px,
-)
+from lifemask.methods._dasl_stage import MAP_SOURCES, DaslStage, create_stage
+from lifemask.methods._given_landmarks import completed, landmark_distance_px
 from lifemask.methods._stage import FaceInput, StageSetup
 from lifemask.methods.dasl import DaslPredictConfig
 from lifemask.methods.fitting import fit_landmarks

@@ -230,3 +230,18 @@ def test_dark_make_up_does_not_pull_the_eyes_open(model) -> None:
         drift[sigma] = (aperture_mm(found, model) - aperture_mm(case.start, model)).abs().mean()
     assert drift[0.2] < 0.4
     assert drift[0.2] < 0.6 * drift[float("inf")]
+
+
+def test_a_held_identity_stays_to_the_bit_while_pose_and_expression_improve(refined, model) -> None:
+    before, after = [], []
+    for case, _ in refined:
+        config = PhotometricConfig(hold_identity=True)
+        result = refine_photometric(case.image, case.start, case.landmarks, model, config)
+        found, start = result.geometry.params, case.start.params
+        assert found is not None and start is not None
+        assert torch.equal(found.identity, start.identity)
+        assert not torch.equal(found.expression, start.expression)
+        assert result.error_after < result.error_before
+        before.append(landmark_error_px(case.start, case, model))
+        after.append(landmark_error_px(result.geometry, case, model))
+    assert np.mean(after) < np.mean(before)

@@ -15,6 +15,10 @@ import typer
 from lifemask.assets import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import UInt8
+
+    from lifemask.head import Head
     from lifemask.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
@@ -38,6 +42,11 @@ class PhotoJob:
     def name(self) -> str:
         """What messages call the photo."""
         return "astronaut (sample)" if self.photo is None else str(self.photo)
+
+    @property
+    def file_name(self) -> str:
+        """What records call the photo."""
+        return "astronaut.png" if self.photo is None else self.photo.name
 
 
 def jobs_for(photos: Sequence[Path], out: Path) -> list[PhotoJob]:
@@ -104,11 +113,49 @@ def run_jobs(
             heads = "1 head" if count == 1 else f"{count} heads"
             typer.echo(f"{job.name}: {heads} in {job.folder} ({seconds:.1f} s)")
     if len(failures) < len(jobs):
-        weights = pipeline.config.weights
-        typer.echo(f"weights: {weights} ({LICENCE[weights]})")
+        _tell_licence(pipeline)
     if failures:
         several = f"{len(failures)} of {len(jobs)} photos failed, see above"
         raise UserError(failures[0] if len(jobs) == 1 else several)
+
+
+def run_person(
+    pipeline: Pipeline, jobs: Sequence[PhotoJob], formats: Sequence[str], overwrite: bool
+) -> None:
+    """Reconstruct one person from several photos; all of them, or nothing is written.
+
+    Args:
+        pipeline: its networks are loaded once.
+        jobs: the photos, each with the folder of its head.
+        formats: files to write.
+        overwrite: replace earlier results.
+
+    Raises:
+        UserError: the first photo or folder that cannot be used.
+    """
+    from lifemask.outputs import check_formats, check_target, write_heads
+
+    formats = check_formats([name for name in formats if name])
+    for job in jobs:
+        check_target(job.folder, overwrite)
+    start = time.perf_counter()
+    images = [_read(job) for job in jobs]
+    names = [job.file_name for job in jobs]
+    heads = pipeline.reconstruct_person(images, names=names)
+    for job, image, head in zip(jobs, images, heads, strict=True):
+        write_heads(
+            [head],
+            job.folder,
+            photo=image,
+            photo_name=job.file_name,
+            formats=formats,
+            overwrite=overwrite,
+        )
+        typer.echo(f"{job.name}: 1 head in {job.folder}")
+        _tell_warnings(job, [head])
+    seconds = time.perf_counter() - start
+    typer.echo(f"one identity from {len(jobs)} photos ({seconds:.1f} s)")
+    _tell_licence(pipeline)
 
 
 def _run_job(
@@ -120,24 +167,39 @@ def _run_job(
 ) -> int:
     """Reconstruct one photo and write its folder; returns the number of heads."""
     from lifemask.outputs import check_target, write_heads
-    from lifemask.pipeline import read_photo
+    from lifemask.pipeline import named
 
     check_target(job.folder, overwrite)
-    image = read_photo(job.photo) if job.photo is not None else sample_photo()
-    heads = _named(job, lambda: pipeline(image, landmarks=landmarks))
+    image = _read(job)
+    heads = named(job.name, lambda: pipeline(image, landmarks=landmarks))
     write_heads(
         heads,
         job.folder,
         photo=image,
-        photo_name=job.photo.name if job.photo else "astronaut.png",
+        photo_name=job.file_name,
         formats=formats,
         numbered=pipeline.config.faces == "all",
         overwrite=overwrite,
     )
+    _tell_warnings(job, heads)
+    return len(heads)
+
+
+def _read(job: PhotoJob) -> UInt8[np.ndarray, "h w 3"]:
+    from lifemask.pipeline import read_photo
+
+    return sample_photo() if job.photo is None else read_photo(job.photo)
+
+
+def _tell_warnings(job: PhotoJob, heads: Sequence[Head]) -> None:
     for head in heads:
         for warning in head.warnings:
             typer.echo(f"{job.name}: note: {warning}", err=True)
-    return len(heads)
+
+
+def _tell_licence(pipeline: Pipeline) -> None:
+    weights = pipeline.config.weights
+    typer.echo(f"weights: {weights} ({LICENCE[weights]})")
 
 
 def sample_photo():
@@ -145,16 +207,6 @@ def sample_photo():
     from skimage.data import astronaut
 
     return astronaut()
-
-
-def _named(job: PhotoJob, run):
-    """Run; an error about a photo that does not name it is made to."""
-    try:
-        return run()
-    except UserError as error:
-        if str(job.photo) in str(error) or type(error).__name__ == "AssetError":
-            raise
-        raise type(error)(f"{job.name}: {error}") from error
 
 
 @contextmanager

@@ -74,7 +74,11 @@ class Clicks(nn.Module):
             self.register_buffer(f"flip_{source}", flip_table(name).clone(), persistent=False)
 
     def forward(
-        self, points: Float[Tensor, "b n d"], matrix: Float[Tensor, "b 3 3"], target: SourceRows
+        self,
+        points: Float[Tensor, "b n d"],
+        matrix: Float[Tensor, "b 3 3"],
+        target: SourceRows,
+        sure: Float[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b"]:
         """Mean Huber distance of visible points in (u, v) per sample, px of a crop of 120 px.
 
@@ -82,21 +86,25 @@ class Clicks(nn.Module):
             points: landmarks, half-crops; `sets68` are slices of n.
             matrix: scale times rotation of the heads; only offsets and trust depend on it.
             target: marks.
+            sure: further weight of each landmark; None: 1.
         """
+        if sure is None:
+            sure = torch.ones_like(points[..., 0])
         wanted = target.points[..., :2]
         if target.source not in REAL_SETS:
             detected = target.labels is None  # renders as wild pictures: 68 found points
             own = self.sets68[self.scored] if detected else slice(wanted.shape[1])
             apart = self.apart(points[:, own, :2], wanted)
-            return weighted_mean(apart, target.visible.to(apart.dtype))
+            return weighted_mean(apart, target.visible * sure[:, own])
         weights = self.trust(matrix, target)
         total = torch.zeros_like(points[:, 0, 0])
         for name, rows in self.sets68.items():
-            found = points[:, rows, :2]
+            found, counts = points[:, rows, :2], sure[:, rows]
             if target.source == "aflw21":
                 found = self.get_buffer("to_aflw21") @ found
+                counts = counts @ self.get_buffer("to_aflw21").T
             found = found + self.offset(target.source, name, matrix)
-            total = total + weighted_mean(self.apart(found, wanted), weights)
+            total = total + weighted_mean(self.apart(found, wanted), weights * counts)
         return total / len(self.sets68)
 
     def apart(self, points: Float[Tensor, "b n d"], target: Tensor) -> Float[Tensor, "b n"]:

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from lifemask.assets import UserError
 from lifemask.facemodel.base import FaceModel
-from lifemask.facemodel.landmarks import convert
-from lifemask.faces.crop import Box, crop_square, photo_to_crop, square_box
-from lifemask.faces.landmarker import face_square, quarter_turns, turned_back
-from lifemask.graphics.camera import camera_from_crop, camera_turned_back, project
+from lifemask.faces.crop import Box, crop_square, photo_to_crop
+from lifemask.faces.landmarker import turned_back
+from lifemask.graphics.camera import project
 from lifemask.graphics.pose import affine_camera, procrustes_camera
+from lifemask.methods._crops import first_place, head_geometry, scored_points
 from lifemask.methods._dasl_head import CoefficientHead
 from lifemask.methods._dasl_types import MapPoints, MapSource
 from lifemask.methods._targets import HeadLabels
 from lifemask.nn.landmark_map import facing
 from lifemask.nn.parametric import LENGTH_MM
-from lifemask.types import Camera, Crop, Face, Geometry, Landmarks, ModelParams
+from lifemask.types import Crop, Face, Geometry, Landmarks
 
 if TYPE_CHECKING:
     from lifemask.methods.dasl import DaslConfig
@@ -113,23 +113,16 @@ class DaslPredictor:
         Raises:
             UserError: the map source is "detector" without usable landmarks.
         """
-        given = None if landmarks is None else self._scored(landmarks)
+        given = None if landmarks is None else scored_points(landmarks, self.head)
         config = config or DaslPredictConfig("self" if given is None else "detector")
         if config.landmarks == "detector" and given is None:
             raise UserError("the map source 'detector' needs landmarks; use 'self' or 'none'")
-        turns = 0
-        if isinstance(face, Face):
-            turns = quarter_turns(face.points5) if face.points5 is not None else 0
-            square = face_square(face.box, turns) if given is None else square_box(given)
-        else:
-            square = (((face[0] + face[2]) / 2, (face[1] + face[3]) / 2), max(
-                face[2] - face[0], face[3] - face[1]))  # fmt: skip
-        guess = isinstance(face, Face) and given is None
-        for _ in range(config.passes or (2 if guess else 1)):
-            crop = crop_square(image, *square, self.config.size)
-            labels = self._predict_crop(crop, turns, given, config)
-            geometry = self._geometry(labels, crop, turns)
-            square = square_box(self._scored_points(geometry))
+        place = first_place(face, given)
+        for _ in range(config.passes or (2 if place.guess else 1)):
+            crop = crop_square(image, place.center, place.side, self.config.size)
+            labels = self._predict_crop(crop, place.turns, given, config)
+            geometry = head_geometry(self.model, labels, 0, crop, place.turns)
+            place = place.moved(self._scored_points(geometry))
         return geometry
 
     def predict_crops(
@@ -174,37 +167,6 @@ class DaslPredictor:
         """Map-18 points of landmarks in crop px, those that face the camera drawn."""
         return map_points(points68, size, self.head)
 
-    def _scored(self, landmarks: Landmarks) -> Tensor | None:
-        """The 68 points that the map and the crop are made from, None where they do not follow."""
-        points = landmarks.points.detach().cpu().float()
-        for name in (self.head.scored, *self.head.sets68):
-            try:
-                return convert(points, landmarks.convention, name)
-            except (KeyError, ValueError):
-                continue
-        return points if landmarks.convention.startswith("ibug68") else None
-
-    def _geometry(self, labels: HeadLabels, crop: Crop, turns: int) -> Geometry:
-        camera = camera_from_crop(
-            camera_turned_back(crop_camera(labels, crop.size), turns, crop.size),
-            crop.center_px,
-            crop.side_px,
-            crop.size,
-        )
-        model = self.model
-        expression = _within_range(labels.expression[0], model)
-        with torch.no_grad():
-            vertices = model(labels.identity[0], expression)
-        has68 = "ict68" in model.landmark_embeddings
-        return Geometry(
-            vertices_mm=vertices,
-            faces=model.topology.faces,
-            camera=camera,
-            model=model.name,
-            params=ModelParams(labels.identity[0], expression),
-            landmarks68_mm=model.landmarks(vertices, "ict68") if has68 else None,
-        )
-
     def _scored_points(self, geometry: Geometry) -> Tensor:
         points = self.model.landmarks(geometry.vertices_mm, self.head.scored)
         return project(points, geometry.camera)
@@ -224,24 +186,3 @@ def map_points(points68: Float[Tensor, "b 68 d"], size: int, head: CoefficientHe
     half = size / 2
     points = head.get_buffer("to_map18") @ ((points68[..., :2] + 0.5) / half - 1)
     return MapPoints(points, facing(camera.rotation, head.get_buffer("normals18")))
-
-
-def crop_camera(labels: HeadLabels, size: int) -> Camera:
-    """Orthographic camera to crop px of the first of some labels."""
-    half = size / 2
-    shift = (labels.shift[0] + 1) * half - 0.5
-    zero = shift.new_zeros(1)
-    return Camera(
-        "orthographic",
-        labels.rotation[0],
-        torch.cat((shift, zero)),
-        labels.scale[0] * half / LENGTH_MM,
-        shift.new_zeros(2),
-    )
-
-
-def _within_range(expression: Tensor, model: FaceModel) -> Tensor:
-    if model.expression_range is None:
-        return expression.clamp(0, 1)
-    low, high = expression.new_tensor(model.expression_range).T
-    return torch.minimum(torch.maximum(expression, low), high)

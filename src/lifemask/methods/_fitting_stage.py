@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lifemask.facemodel.base import FaceModel
 from lifemask.methods._fitting_config import FitConfig
 from lifemask.methods._stage import FaceInput, StageSetup
-from lifemask.methods.fitting import fit_landmarks
+from lifemask.methods.fitting import fit_landmarks, fit_person
 from lifemask.types import Geometry
 
 
@@ -33,6 +35,19 @@ class FitStage:
         if seen.landmarks is None:
             raise ValueError("the fitter needs landmarks")
         return fit_landmarks(seen.landmarks, self.model, self.config, seen.image_size)
+
+    def together(self, seen: Sequence[FaceInput]) -> list[Geometry]:
+        """One identity from the landmarks of all photos, a pose and expression for each.
+
+        Raises:
+            UserError: landmarks cannot be fitted.
+            ValueError: a photo has none.
+        """
+        landmarks = [one.landmarks for one in seen if one.landmarks is not None]
+        if len(landmarks) < len(seen):
+            raise ValueError("the fitter needs landmarks")
+        sizes = [one.image_size for one in seen]
+        return fit_person(landmarks, self.model, self.config, sizes)
 
     def options(self, seen: FaceInput) -> dict[str, str]:
         """Nothing beyond what the camera's record tells."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -71,6 +71,13 @@ class Prior:
     linear: Float[Tensor, " p"]
     lower: Float[Tensor, " p"]
     upper: Float[Tensor, " p"]
+
+
+def holding(prior: Prior, identity: Float[Tensor, " i"]) -> Prior:
+    """The prior with bounds that fix the identity, which stands first among the coefficients."""
+    lower, upper = prior.lower.clone(), prior.upper.clone()
+    lower[: len(identity)] = upper[: len(identity)] = identity.to(lower)
+    return replace(prior, lower=lower, upper=upper)
 
 
 _CACHE: weakref.WeakKeyDictionary[FaceModel, SurfacePoints] = weakref.WeakKeyDictionary()

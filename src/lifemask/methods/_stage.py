@@ -1,21 +1,25 @@
 """The geometry stage of the pipeline: what a method is told of a face, and what it answers.
 
 `pipeline.METHODS` names a factory for each method: `create_stage(setup: StageSetup)`, which loads
-what the method needs and returns a `GeometryStage`.
+what the method needs and returns a `GeometryStage`. A method that can see several photos of one
+person at once returns a `PersonStage`; for the others `methods._person` makes the heads agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.crop import Box
-from lifemask.types import Face, Geometry, Landmarks
+from lifemask.types import Appearance, Face, Geometry, Landmarks
+
+_Result = TypeVar("_Result", Landmarks, Geometry, Appearance | None)
 
 
 @dataclass(frozen=True)
@@ -79,3 +83,36 @@ class GeometryStage(Protocol):
     def options(self, seen: FaceInput) -> Mapping[str, str]:
         """What was chosen for this face, for the record in `params.json`."""
         ...
+
+
+@runtime_checkable
+class PersonStage(GeometryStage, Protocol):
+    """A method that finds one identity in several photos of a person."""
+
+    def together(self, seen: Sequence[FaceInput]) -> list[Geometry]:
+        """Geometries in the photos' order; their `params.identity` are equal to the bit.
+
+        Args:
+            seen: one face of each photo, at least one.
+
+        Raises:
+            UserError: one of these faces cannot be reconstructed from what is given.
+        """
+        ...
+
+
+def moved(value: _Result, device: str) -> _Result:
+    """A stage's result (a frozen dataclass, or None) with its tensors on a device."""
+    return _moved(value, torch.device(device))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: _moved(item, device) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)}
+        )
+    return value

@@ -7,6 +7,7 @@ along the silhouette where the landmarks are 2D clicks. `docs/methods/fitting.md
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -17,12 +18,13 @@ from lifemask.graphics.camera import default_focal_px
 from lifemask.graphics.pose import affine_camera, procrustes_camera, project_with_jacobian
 from lifemask.methods._fitting_config import FitConfig
 from lifemask.methods._fitting_input import landmarks_from_points, load_landmarks
+from lifemask.methods._fitting_person import PhotoFit, share_identity
 from lifemask.methods._fitting_result import geometry_of, residual_px_of
 from lifemask.methods._fitting_solver import Penalty, minimise
 from lifemask.methods._fitting_task import FitTask, create_task, noise_factor, start_state
 from lifemask.types import Camera, Geometry, Landmarks
 
-__all__ = ["FitConfig", "fit_landmarks", "landmarks_from_points", "load_landmarks"]
+__all__ = ["FitConfig", "fit_landmarks", "fit_person", "landmarks_from_points", "load_landmarks"]
 
 _START_ROUNDS = 6
 
@@ -51,7 +53,53 @@ def fit_landmarks(
             points for the set, a set that the model does not have, or a pinhole camera without an
             image size.
     """
+    fit = _solve(landmarks, model, config or FitConfig(), image_size)
+    residual = residual_px_of(fit.state, fit.task)
+    return geometry_of(fit.state, model, residual, landmarks.points.dtype)
+
+
+def fit_person(
+    landmarks: Sequence[Landmarks],
+    model: FaceModel,
+    config: FitConfig | None = None,
+    image_sizes: Sequence[tuple[int, int]] | None = None,
+) -> list[Geometry]:
+    """Heads that explain landmarks of one person in several photos: one identity for all.
+
+    The maximum a posteriori estimate of all photos together; each has its own camera and
+    expression.
+
+    Args:
+        landmarks: of one face per photo, at least one, as for `fit_landmarks`.
+        model: the face model to fit.
+        config: settings; None for the defaults.
+        image_sizes: (width, height) of each photo in px; needed by the pinhole camera only.
+
+    Returns:
+        Geometries in the photos' order, of the first landmarks' dtype; their identities are equal
+        to the bit.
+
+    Raises:
+        UserError: as `fit_landmarks`, with the number of the photo.
+    """
     config = config or FitConfig()
+    sizes = [None] * len(landmarks) if image_sizes is None else image_sizes
+    fits = []
+    for number, (points, size) in enumerate(zip(landmarks, sizes, strict=True), start=1):
+        try:
+            fits.append(_solve(points, model, config, size))
+        except UserError as error:
+            raise UserError(f"photo {number}: {error}") from error
+    if config.identity and len(fits) > 1:
+        fits = share_identity(fits, model.identity_size, config.iterations)
+    dtype = landmarks[0].points.dtype
+    return [geometry_of(f.state, model, residual_px_of(f.state, f.task), dtype) for f in fits]
+
+
+def _solve(
+    landmarks: Landmarks, model: FaceModel, config: FitConfig, image_size: tuple[int, int] | None
+) -> PhotoFit:
+    """One photo on its own."""
     task = create_task(landmarks, model, config)
     camera = _start_camera(task)
     if config.camera == "pinhole":
@@ -66,7 +114,7 @@ def fit_landmarks(
     state = minimise(state, task.observe, task.prior, penalty, config.iterations)
     if not bool(state.coefficients.isfinite().all() & state.camera.rotation.isfinite().all()):
         raise UserError("the landmarks do not form a face")
-    return geometry_of(state, model, residual_px_of(state, task), landmarks.points.dtype)
+    return PhotoFit(task, penalty, state)
 
 
 def _start_camera(task: FitTask) -> Camera:

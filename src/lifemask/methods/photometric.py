@@ -32,7 +32,7 @@ from lifemask.methods._fitting_render import make_picture
 from lifemask.methods._fitting_result import geometry_of, residual_px_of
 from lifemask.methods._fitting_samples import SkinSamples, skin_samples
 from lifemask.methods._fitting_solver import Penalty, State
-from lifemask.methods._fitting_surface import Prior, surface_points
+from lifemask.methods._fitting_surface import Prior, holding, surface_points
 from lifemask.methods._fitting_task import create_task, noise_factor, start_state
 from lifemask.types import Crop, Geometry, Landmarks, Lighting, ModelParams
 
@@ -64,6 +64,8 @@ class PhotometricConfig:
         outlier_sigma: residual in standard deviations at which a sample starts to be forgotten.
         light_sigma: standard deviation of light coefficients of order 1 and 2.
         white_sigma: standard deviation of the light's departure from grey.
+        hold_identity: keep the identity as it came, to the bit, and move pose and expression only:
+            for several photos of one person.
         fit: settings of the landmark and prior terms.
     """
 
@@ -78,6 +80,7 @@ class PhotometricConfig:
     outlier_sigma: float = 3.0
     light_sigma: float = 1.5
     white_sigma: float = 0.3
+    hold_identity: bool = False
     fit: FitConfig = FitConfig()
 
 
@@ -219,7 +222,10 @@ def _prepare(
     )
     coefficients = torch.cat((params.identity, params.expression)).to(task.prior.linear)
     state = start_state(task, camera, coefficients)
-    task = replace(task, prior=_tethered(task.prior, state, model, config))
+    prior = _tethered(task.prior, state, model, config)
+    if config.hold_identity:
+        prior = holding(prior, params.identity)
+    task = replace(task, prior=prior)
     share = min(1.0, config.fit.effective_points / len(task.fixed.target))
     noise = noise_factor(task, state)
     penalty = Penalty(share, config.fit.outlier_sigma, noise, config.fit.focal_sigma)

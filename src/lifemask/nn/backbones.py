@@ -29,6 +29,8 @@ MOBILE_WIDTHS = (24, 40, 80, 160)  # the shipped landmarkers' sizes: their weigh
 MOBILE_BLOCKS = (1, 2, 2)
 MOBILE_SQUEEZED = 64
 MOBILE_HIDDEN = 384
+PLACELESS = ("pool", "squeeze")
+"""Layers after which a backbone's features have lost their place."""
 LANDMARKER_FROM_DASL = 256 / 127.5
 """`4 x - 2` of the landmarker over `(255 x - 127.5) / 128` of 2DASL, x in [0, 1]; both have
 mid-grey at 0, and so the same zero padding."""
@@ -56,6 +58,14 @@ class Backbone(nn.Module):
                 the size that the network was built for.
         """
         for layer in self.children():
+            x = layer(x)
+        return x
+
+    def cells(self, x: Float[Tensor, "b i s s"]) -> Float[Tensor, "b c h w"]:
+        """The last features that still lie in place, before anything is pooled or flattened."""
+        for name, layer in self.named_children():
+            if name in PLACELESS:
+                break
             x = layer(x)
         return x
 

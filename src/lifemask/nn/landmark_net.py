@@ -69,6 +69,20 @@ class LandmarkOutput(NamedTuple):
     parameters: Float[Tensor, "b p"]
 
 
+class Looked(NamedTuple):
+    """Landmarks with the features that they came from.
+
+    Attributes:
+        output: what `LandmarkNet` returns.
+        quarter: (b, c, s / 4, s / 4) fine features, in place.
+        summary: (b, hidden) what the whole crop shows.
+    """
+
+    output: LandmarkOutput
+    quarter: Float[Tensor, "b c h w"]
+    summary: Float[Tensor, "b f"]
+
+
 class LandmarkNet(nn.Module):
     """Dense 3D landmarks from a square face crop.
 
@@ -115,7 +129,12 @@ class LandmarkNet(nn.Module):
 
     def forward(self, crops: Float[Tensor, "b 3 s s"]) -> LandmarkOutput:
         """Landmarks of crops in sRGB [0, 1] (b, 3, size, size)."""
-        x = self.stage8(self.stage4(self.stem(crops * 4 - 2)))
+        return self.look(crops).output
+
+    def look(self, crops: Float[Tensor, "b 3 s s"]) -> Looked:
+        """Landmarks with the features that they came from."""
+        quarter = self.stage4(self.stem(crops * 4 - 2))
+        x = self.stage8(quarter)
         deep = self.stage16(x)
         summary = self.summary(self.squeeze(deep).flatten(1))
         fine = self.lateral(x) + functional.interpolate(self.down(deep), scale_factor=2.0)
@@ -126,7 +145,7 @@ class LandmarkNet(nn.Module):
         points = torch.cat((maps + refined[..., :2], nearness), -1)
         log_b = refined[..., 3].clamp(-6.0, 1.0)
         parameters = summary[:, :0] if self.to_parameters is None else self.to_parameters(summary)
-        return LandmarkOutput(points, log_b, maps, parameters)
+        return Looked(LandmarkOutput(points, log_b, maps, parameters), quarter, summary)
 
     def _soft_argmax(self, scores: Tensor) -> Tensor:
         """Mean position (b, n, 2) of each map; a cell's centre is ((i + 0.5) / n) * 2 - 1.

@@ -173,6 +173,7 @@ LANDMARKER: dict[str, Callable[[Family], LandmarkerRecipe]] = {
 RECIPES = {
     "landmarker": "lifemask.training.landmarker:TRAINABLE",
     "dasl": "lifemask.training.dasl:TRAINABLE",
+    "pgn": "lifemask.training.pgn:TRAINABLE",
     "parser": "lifemask.training.parser_trainable:TRAINABLE",
 }
 """What `lifemask train` and `lifemask ablate` know, as "module:attribute" of a `Trainable`."""

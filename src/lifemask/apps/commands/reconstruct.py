@@ -32,9 +32,10 @@ Refine = Annotated[
 Method = Annotated[
     str,
     typer.Option(
-        metavar="fit|dasl",
+        metavar="fit|dasl|pgn",
         help="How a face becomes geometry: fit solves for the head behind its landmarks,"
-        " dasl (2DASL) regresses it from the picture.",
+        " dasl (2DASL) regresses it from the picture, pgn predicts a position map and solves for"
+        " the pose.",
     ),
 ]
 MapSource = Annotated[
@@ -45,6 +46,14 @@ MapSource = Annotated[
         help="With --method dasl: where the points of its input map come from: our landmarks or"
         " yours (default), its own passes, or nowhere.",
         show_default=False,
+    ),
+]
+SamePerson = Annotated[
+    bool,
+    typer.Option(
+        "--same-person",
+        help="The photos show one person (the largest face of each): one identity for all,"
+        " a pose and an expression for each.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
@@ -64,6 +73,7 @@ def reconstruct(
     faces: Annotated[
         str, typer.Option(metavar="largest|all", help="Which faces of a photo.")
     ] = "largest",
+    same_person: SamePerson = False,
     formats: Formats = "glb,obj,json,png",
     camera: CameraName = "orthographic",
     refine: Refine = True,
@@ -78,11 +88,13 @@ def reconstruct(
     chosen = list(photos or [])
     if not chosen and not sample:
         raise UserError("no photo given; name some, or try --sample")
-    from lifemask.apps.photos import PhotoJob, jobs_for, run_jobs
+    from lifemask.apps.photos import PhotoJob, jobs_for, run_jobs, run_person
 
     jobs = jobs_for(chosen, out)
     if sample:
         jobs.insert(0, PhotoJob(None, out / "astronaut"))
+    if same_person:
+        _check_same_person(len(jobs), faces)
     from lifemask.methods.fitting import FitConfig
     from lifemask.pipeline import Pipeline, PipelineConfig, check_choice, dasl_settings
 
@@ -97,4 +109,13 @@ def reconstruct(
         fit=FitConfig(camera=camera),  # pyright: ignore[reportArgumentType]
         dasl=dasl_settings(method, map_source),
     )
-    run_jobs(Pipeline(config), jobs, formats.split(","), overwrite)
+    run = run_person if same_person else run_jobs
+    run(Pipeline(config), jobs, formats.split(","), overwrite)
+
+
+def _check_same_person(photos: int, faces: str) -> None:
+    """Refuse what makes no person."""
+    if photos < 2:
+        raise UserError("--same-person needs at least two photos; name another, or leave it out")
+    if faces == "all":
+        raise UserError("--same-person takes one face of each photo; leave out --faces all")

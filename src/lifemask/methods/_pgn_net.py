@@ -1,0 +1,405 @@
+"""The network of PGN: frames of one person to one identity, and each to expression, map and pose.
+
+I1 -> [encoder] -> F1 --+--> expression head -> b1
+                        |--> decoder -> UV position map -> 3D landmarks L1, log beta
+                  fuse(F1, F2) -> identity head -> a (shared)
+I2 -> [encoder] -> F2 --+--> expression head -> b2 ; decoder -> L2
+S(a, bk) --Procrustes to Lk--> pose k
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lifemask.facemodel.base import FaceModel
+from lifemask.facemodel.chart import create_chart, map_weights
+from lifemask.methods._dasl_head import START_6D, CoefficientHead, project_points
+from lifemask.methods._pgn_pose import HeadPose, affine_solver, solve_pose, unposed
+from lifemask.nn.backbones import MOBILE_BLOCKS, MOBILE_HIDDEN, MOBILE_WIDTHS, create_backbone
+from lifemask.nn.landmark_net import LandmarkNet, LandmarkNetConfig
+from lifemask.nn.parametric import CLOSE_CROP, rotation_from_6d
+from lifemask.nn.position_map import LOG_BETA_RANGE, START_LOG_BETA, PositionDecoder, SecondLook
+
+Encoder = Literal["mobile", "tiny", "resnet18_half", "resnet50"]
+Fusion = Literal["both", "mean", "max", "first", "none"]
+UNPOSED_UNIT = 0.05  # 5 mm: spread of the un-posed points that the heads read
+START_EXPRESSION = -2.5  # before the sigmoid
+MAP_MOBILE = 64  # channels that the shipped landmarkers' maps are read from
+
+
+@dataclass(frozen=True)
+class PgnConfig:
+    """Sizes and choices of the network.
+
+    Attributes:
+        encoder: "mobile" is the landmark network, its soft-argmax points included: the position
+            map starts from them. The ResNets are PGN's; "tiny" serves smoke runs.
+        size: side of the crop in px.
+        map_size: side of the position map in texels.
+        widths: channels of the decoder at 8, 16, 32, ... cells.
+        hidden: width of the heads.
+        pose: "pgn" solves it from the map's points; "regressed" takes it from a head.
+        points: how many points of the map the pose is solved from: 68, or 324: all that the label
+            set has beside a second copy of the 68.
+        weights: "learned": points count by the map's own beta; "uniform": all alike.
+        fusion: what the identity head gets of several frames: mean and maximum of their features
+            ("both"), one of these, the first frame's features, or "none": an identity each.
+        unposed: the heads read the map's points turned back into the model frame, too.
+        second_look: points at which the mobile encoder looks again; 0 leaves that out.
+    """
+
+    encoder: Encoder = "mobile"
+    size: int = 112
+    map_size: int = 64
+    widths: tuple[int, ...] = (64, 48, 32)
+    hidden: int = 384
+    pose: Literal["pgn", "regressed"] = "pgn"
+    points: Literal[68, 324] = 324
+    weights: Literal["learned", "uniform"] = "learned"
+    fusion: Fusion = "both"
+    unposed: bool = True
+    second_look: int = 136
+
+
+class PgnOutput(NamedTuple):
+    """What the network says of frames; lengths in half-crops.
+
+    Attributes:
+        position_map: (b, 4, n, n) u, v, w and log beta of the chart's texels.
+        landmarks: (b, k, 4) the map's values at the label set's landmarks.
+        points: (b, m, 3) the posed model's points, landmarks of the label set first.
+        matrix: (b, 3, 3) scale times rotation; shift: (b, 2) of the pivot.
+        identity: (b, i) the person's; alone: (b, i) what each frame would say by itself.
+        expression: (b, e).
+        anchors: (b, k, 4) the encoder's own landmarks and log beta; none of them for a ResNet.
+    """
+
+    position_map: Float[Tensor, "b 4 n n"]
+    landmarks: Float[Tensor, "b k 4"]
+    points: Float[Tensor, "b m 3"]
+    matrix: Float[Tensor, "b 3 3"]
+    shift: Float[Tensor, "b 2"]
+    identity: Float[Tensor, "b i"]
+    alone: Float[Tensor, "b i"]
+    expression: Float[Tensor, "b e"]
+    anchors: Float[Tensor, "b a 4"]
+
+
+class Frames(NamedTuple):
+    """What the network says of each frame by itself.
+
+    Attributes:
+        position_map: (b, 4, n, n).
+        features: (b, f) what the identity is told from.
+        expression: (b, e).
+        pose: (b, 9) regressed rotation 6D, log scale, shift; (b, 0) where it is solved.
+        anchors: (b, k, 4) or (b, 0, 4).
+    """
+
+    position_map: Float[Tensor, "b 4 n n"]
+    features: Float[Tensor, "b f"]
+    expression: Float[Tensor, "b e"]
+    pose: Float[Tensor, "b p"]
+    anchors: Float[Tensor, "b a 4"]
+
+
+class PgnNet(nn.Module):
+    """See the module's docstring.
+
+    Args:
+        config: sizes.
+        model: a linear face model whose chart holds its landmarks.
+    """
+
+    def __init__(self, config: PgnConfig, model: FaceModel) -> None:
+        super().__init__()
+        self.config = config
+        self.head = CoefficientHead(model)
+        self.trunk = _trunk(config, model, self.head)
+        as_vector = config.encoder == "mobile"
+        sizes = (config.widths, config.map_size)
+        self.decoder = PositionDecoder(self.trunk.decoded, *sizes, from_vector=as_vector)
+        self._store_chart(model)
+        read = len(self.get_buffer("pose_ids")) * 3 if config.unposed else 0
+        features, hidden = self.trunk.features, config.hidden
+        self.mix = nn.Sequential(nn.Linear(features + read, hidden), nn.ReLU(inplace=True))
+        self.to_expression = nn.Linear(hidden, self.head.expression_size)
+        self.to_identity_features = nn.Sequential(nn.Linear(hidden, 256), nn.ReLU(inplace=True))
+        fused = 512 if config.fusion == "both" else 256
+        self.to_identity = nn.Sequential(
+            nn.Linear(fused, 256), nn.ReLU(inplace=True), nn.Linear(256, self.head.identity_size)
+        )
+        self.to_pose = nn.Linear(features, 9) if config.pose == "regressed" else None
+        self._calm()
+
+    def _store_chart(self, model: FaceModel) -> None:
+        """Everything about the chart that running the network needs, kept with its weights."""
+        size = self.decoder.size
+        chart = create_chart(model, size)
+        head, label_set = self.head, self.head.label_set
+        marks, skin = chart.sampler(model, label_set), chart.sampler(model)
+        tables = {
+            "mark_texels": marks.texels.to(torch.int16),
+            "mark_weights": marks.weights,
+            "skin_texels": skin.texels.to(torch.int16),
+            "skin_weights": torch.nan_to_num(skin.weights),
+            "inside": chart.inside.view(size, size).clone(),
+            "mean_map": _mean_map(chart.texels(_mean(model)), head, size),
+        }
+        if self.trunk.anchors:
+            tables["lift"] = map_weights(chart, model, label_set)
+        for name, table in tables.items():
+            self.register_buffer(name, table.contiguous())
+        rows = head.sets68[head.scored]
+        ids = torch.arange(rows.start, rows.stop)
+        if self.config.points != 68:
+            others = torch.arange(68 * len(head.sets68), head.landmarks)
+            ids = torch.cat((ids, others))
+        self.register_buffer("pose_ids", ids, persistent=False)
+        columns = torch.arange(size * size).view(size, size).flip(1).flatten()
+        self.register_buffer("mirror_texels", columns, persistent=False)
+        mean = head.get_buffer("mean")[ids]
+        self.register_buffer("pose_mean", mean, persistent=False)
+        self.register_buffer("to_affine", affine_solver(mean), persistent=False)
+
+    def _calm(self) -> None:
+        identity = self.to_identity[-1]
+        assert isinstance(identity, nn.Linear)
+        with torch.no_grad():
+            for layer in (self.to_expression, identity, self.to_pose):
+                if layer is not None:
+                    layer.weight.mul_(0.1)
+                    layer.bias.zero_()
+            low = self.head.get_buffer("lowest")
+            self.to_expression.bias.copy_(torch.where(low < 0, 0.0, START_EXPRESSION))
+            if self.to_pose is not None:
+                self.to_pose.bias.copy_(torch.tensor([*START_6D, 0.0, 0.0, 0.0]))
+
+    def forward(
+        self, crops: Float[Tensor, "b 3 s s"], person: Int[Tensor, "b"] | None = None
+    ) -> PgnOutput:
+        """Everything about crops in sRGB [0, 1].
+
+        Args:
+            crops: (b, 3, size, size).
+            person: (b,) whose frames they are, numbered from 0; None: all different.
+        """
+        frames = self.frames(crops)
+        with torch.autocast(crops.device.type, enabled=False):
+            alone = self.identity_of(frames.features)
+            identity = alone if person is None else self.identity_of(frames.features, person)
+            return self.assemble(frames, identity, alone)
+
+    def frames(self, crops: Float[Tensor, "b 3 s s"]) -> Frames:
+        """What each frame says by itself; the part that is exported."""
+        seen = self.trunk(crops)
+        decoded = self.decoder(seen.decoded)
+        with torch.autocast(crops.device.type, enabled=False):
+            position_map = self._position_map(decoded.float(), seen.anchors)
+            read = [seen.features.float()]
+            if self.config.unposed:
+                points = self.read_landmarks(position_map)[:, self.get_buffer("pose_ids"), :3]
+                apart = unposed(points, self.get_buffer("pose_mean"), self.get_buffer("to_affine"))
+                read.append(functional.hardtanh(apart / UNPOSED_UNIT, -6, 6).flatten(1))
+            mixed = self.mix(torch.cat(read, 1))
+            low, high = self.head.get_buffer("lowest"), self.head.get_buffer("highest")
+            expression = low + (high - low) * self.to_expression(mixed).sigmoid()
+            features = self.to_identity_features(mixed)
+            pose = features[:, :0] if self.to_pose is None else self.to_pose(read[0])
+            return Frames(position_map, features, expression, pose, seen.anchors)
+
+    def _position_map(self, decoded: Tensor, anchors: Tensor) -> Float[Tensor, "b 4 n n"]:
+        if not self.trunk.anchors:
+            start = self.get_buffer("mean_map")[None]
+        else:
+            lifted = functional.linear(anchors.transpose(1, 2), self.get_buffer("lift").float())
+            start = lifted.unflatten(2, (self.decoder.size, -1))
+        log_beta = functional.hardtanh(start[:, 3:] + decoded[:, 3:], *LOG_BETA_RANGE)
+        return torch.cat((start[:, :3] + decoded[:, :3], log_beta), 1)
+
+    def read_landmarks(self, position_map: Float[Tensor, "b 4 n n"]) -> Float[Tensor, "b k 4"]:
+        """The map's values at the landmarks of the head's label set."""
+        return self._read(position_map, "mark")
+
+    def read_vertices(self, position_map: Float[Tensor, "b 4 n n"]) -> Float[Tensor, "b v 4"]:
+        """The map's values at all vertices: the mesh without a model; NaN outside the chart."""
+        values = self._read(position_map, "skin")
+        shown = self.get_buffer("skin_weights").abs().sum(1) > 0
+        return torch.where(shown[:, None], values, torch.nan)
+
+    def _read(self, position_map: Tensor, name: str) -> Tensor:
+        weights = self.get_buffer(f"{name}_weights").float()  # shipped in half precision
+        weights = weights / weights.sum(1, keepdim=True).clamp_min(0.5)
+        texels = self.get_buffer(f"{name}_texels").long()
+        picked = position_map.flatten(2)[:, :, texels.flatten()].unflatten(2, texels.shape)
+        return (picked * weights).sum(-1).transpose(1, 2)
+
+    def identity_of(
+        self, features: Float[Tensor, "b f"], person: Int[Tensor, "b"] | None = None
+    ) -> Float[Tensor, "b i"]:
+        """Identity of each frame's person.
+
+        Args:
+            features: of frames.
+            person: (b,) numbers from 0; None: every frame by itself.
+        """
+        fusion = self.config.fusion
+        if person is None or fusion == "none":
+            person = torch.arange(len(features), device=features.device)
+        count = int(person.max()) + 1
+        rows = person[:, None].expand_as(features)
+        empty = features.new_zeros(count, features.shape[1])
+        parts = []
+        if fusion in ("both", "mean"):
+            frames = torch.bincount(person, minlength=count).clamp_min(1)
+            parts.append(empty.scatter_add(0, rows, features) / frames[:, None])
+        if fusion in ("both", "max"):
+            parts.append(empty.scatter_reduce(0, rows, features, "amax", include_self=False))
+        if fusion in ("first", "none"):
+            order = torch.arange(len(person), device=person.device).flip(0)
+            first = torch.zeros(count, dtype=torch.long, device=person.device)
+            parts.append(features[first.scatter(0, person.flip(0), order)])
+        return self.to_identity(torch.cat(parts, 1))[person]
+
+    def assemble(
+        self, frames: Frames, identity: Float[Tensor, "b i"], alone: Float[Tensor, "b i"]
+    ) -> PgnOutput:
+        """Shape, pose and posed points of frames whose identity is known."""
+        landmarks = self.read_landmarks(frames.position_map)
+        shape = self.head.shape(identity, frames.expression)
+        pose = self.pose_of(frames, landmarks, shape)
+        matrix = pose.scale[:, None, None] * pose.rotation
+        points = project_points(shape, matrix, pose.shift)
+        return PgnOutput(
+            frames.position_map, landmarks, points, matrix, pose.shift, identity, alone,
+            frames.expression, frames.anchors,
+        )  # fmt: skip
+
+    def pose_of(
+        self, frames: Frames, landmarks: Float[Tensor, "b k 4"], shape: Float[Tensor, "b m 3"]
+    ) -> HeadPose:
+        """Pose of heads: solved from the map's landmarks, or regressed."""
+        if self.config.pose == "regressed":
+            raw = frames.pose
+            scale = CLOSE_CROP * raw[:, 6].exp()
+            return HeadPose(rotation_from_6d(raw[:, :6]), scale, raw[:, 7:9])
+        ids = self.get_buffer("pose_ids")
+        log_beta = landmarks[:, ids, 3] if self.config.weights == "learned" else None
+        return solve_pose(shape[:, ids], landmarks[:, ids, :3], log_beta)
+
+
+class Trunk(nn.Module):
+    """An encoder: crops to features for the heads and for the decoder.
+
+    Attributes:
+        features: length of the vector for the heads.
+        decoded: channels, or length, of what the decoder gets.
+        anchors: number of points that the position map starts from; 0: the mean face.
+    """
+
+    features: int
+    decoded: int
+    anchors: int = 0
+
+    def forward(self, crops: Float[Tensor, "b 3 s s"]) -> Seen:
+        """Features of crops in sRGB [0, 1]."""
+        raise NotImplementedError
+
+
+class Seen(NamedTuple):
+    """What an encoder sees.
+
+    Attributes:
+        features: (b, f) for the heads.
+        decoded: for the decoder.
+        anchors: (b, k, 4) points of the label set and their log beta, or (b, 0, 4).
+    """
+
+    features: Tensor
+    decoded: Tensor
+    anchors: Tensor
+
+
+class LandmarkTrunk(Trunk):
+    """The landmark network with a second look at its points."""
+
+    def __init__(self, config: PgnConfig, points: int) -> None:
+        super().__init__()
+        sizes = LandmarkNetConfig(
+            points, config.size, MOBILE_WIDTHS, MOBILE_BLOCKS, MAP_MOBILE, MOBILE_HIDDEN, 0
+        )
+        self.net = LandmarkNet(sizes)
+        self.anchors = points
+        self.again: SecondLook | None = None
+        width = 0
+        if config.second_look:
+            chosen = _spread(points, config.second_look)
+            self.register_buffer("chosen", chosen, persistent=False)
+            self.again = SecondLook(MOBILE_WIDTHS[1], len(chosen), 4 * points)
+            width = self.again.width
+        self.features = self.decoded = MOBILE_HIDDEN + width
+
+    def forward(self, crops: Float[Tensor, "b 3 s s"]) -> Seen:
+        """Features and points of crops in sRGB [0, 1]."""
+        looked = self.net.look(crops)
+        found = looked.output
+        anchors = torch.cat((found.points, found.log_b[..., None]), -1).float()
+        if self.again is None:
+            return Seen(looked.summary, looked.summary, anchors)
+        places = anchors[:, self.get_buffer("chosen"), :2]
+        change, hidden = self.again(looked.quarter, places)
+        anchors = anchors + change.float().unflatten(1, (-1, 4))
+        features = torch.cat((looked.summary, hidden), 1)
+        return Seen(features, features, anchors)
+
+
+class ResNetTrunk(Trunk):
+    """PGN's encoder: features in place for the decoder, their mean for the heads."""
+
+    def __init__(self, config: PgnConfig) -> None:
+        super().__init__()
+        self.net = create_backbone(config.encoder, 3, config.size)
+        self.features = self.decoded = self.net.features
+
+    def forward(self, crops: Float[Tensor, "b 3 s s"]) -> Seen:
+        """Features of crops in sRGB [0, 1]."""
+        cells = self.net.cells((crops * 255 - 127.5) / 128)
+        features = cells.mean((2, 3))
+        return Seen(features, cells, features.float()[:, :0, None].expand(-1, -1, 4))
+
+
+def _trunk(config: PgnConfig, model: FaceModel, head: CoefficientHead) -> Trunk:
+    if config.encoder == "mobile":
+        return LandmarkTrunk(config, head.landmarks)
+    return ResNetTrunk(config)
+
+
+def _spread(points: int, wanted: int) -> Int[Tensor, "n"]:
+    """Landmarks to look at again: the second set of 68, then evenly spread others."""
+    if points <= 136:
+        return torch.arange(points)[:wanted]
+    rest = torch.arange(136, points)
+    count = max(wanted - 68, 0)
+    even = rest[torch.linspace(0, len(rest) - 1, count).round().long()]
+    return torch.cat((torch.arange(68, 136)[:wanted], even))
+
+
+def _mean(model: FaceModel) -> Float[Tensor, "v 3"]:
+    with torch.no_grad():
+        return model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
+
+
+def _mean_map(
+    texels_mm: Float[Tensor, "t 3"], head: CoefficientHead, size: int
+) -> Float[Tensor, "4 n n"]:
+    """Position map of the mean face, frontal, filling the nominal crop."""
+    points = texels_mm / 100.0 - head.get_buffer("pivot")
+    frontal = CLOSE_CROP * points * points.new_tensor([1.0, -1.0, 1.0])
+    log_beta = torch.full_like(frontal[:, :1], START_LOG_BETA)
+    return torch.cat((frontal, log_beta), 1).T.reshape(4, size, size)

@@ -1,0 +1,118 @@
+"""PGN: pose solved from predicted 3D landmarks; several frames of a person supervise each other.
+
+     I1 -> [encoder] -> F1 --+--> expression head -> b1
+                             |--> decoder -> UV position map -> 3D landmarks L1, log beta
+                       fuse(F1, F2) -> identity head -> a (shared)
+     I2 -> [encoder] -> F2 --+--> expression head -> b2 ; decoder -> L2
+     S(a, bk) --Procrustes to Lk--> pose k --> swap textures k <-> l, render, compare
+
+Liu et al., "Learning 3D face reconstruction with a pose guidance network", ACCV 2020 (arXiv
+2010.04384). What we reproduce and what differs: docs/methods/pgn.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lifemask.assets import AssetError, UserError, network_card
+from lifemask.facemodel import load_face_model
+from lifemask.facemodel.base import FaceModel
+from lifemask.methods._pgn_fit import PgnFitConfig
+from lifemask.methods._pgn_loss import PgnLoss, PgnLossConfig
+from lifemask.methods._pgn_net import LandmarkTrunk, PgnConfig, PgnNet, PgnOutput
+from lifemask.methods._pgn_predict import (
+    FrameView,
+    PgnPredictConfig,
+    PgnPrediction,
+    PgnPredictor,
+)
+from lifemask.nn.shipped import Engine, load_network, with_weights
+
+__all__ = [
+    "FrameView",
+    "LandmarkTrunk",
+    "PgnConfig",
+    "PgnFitConfig",
+    "PgnLoss",
+    "PgnLossConfig",
+    "PgnNet",
+    "PgnOutput",
+    "PgnPredictConfig",
+    "PgnPrediction",
+    "PgnPredictor",
+    "config_from_dict",
+    "create_pgn",
+    "load_pgn",
+]
+
+
+def create_pgn(config: PgnConfig, model: FaceModel) -> PgnNet:
+    """An untrained network for a face model.
+
+    Raises:
+        UserError: an unknown encoder, or a size that it cannot take.
+        ValueError: a model without landmarks that the network can use.
+    """
+    return PgnNet(config, model)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> PgnConfig:
+    """The settings that a weight card or a checkpoint lists.
+
+    Raises:
+        TypeError: an unknown setting.
+    """
+    sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return PgnConfig(**sizes)
+
+
+class ExportNet(nn.Module):
+    """The part of a `PgnNet` that runs on each frame at inference."""
+
+    def __init__(self, net: PgnNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, crops: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
+        """Features, expression, position map (and regressed pose) of crops in sRGB [0, 1]."""
+        frames = self.net.frames(crops)
+        flat = frames.position_map.flatten(1)
+        return torch.cat((frames.features, frames.expression, flat, frames.pose), 1)
+
+
+def load_pgn(
+    weights: Literal["open", "research"] = "open", engine: Engine = "onnx", threads: int = 1
+) -> PgnPredictor:
+    """The shipped network.
+
+    Args:
+        weights: "open" was trained on synthetic heads only; "research" also on photos whose terms
+            allow research only.
+        engine: "onnx" (onnxruntime) or "torch".
+        threads: of the engine; 0 lets it choose.
+
+    Raises:
+        AssetError: the weights are missing or damaged.
+        ValueError: an unknown family or engine.
+    """
+    if weights not in ("open", "research"):
+        raise ValueError(f"unknown weights {weights!r}; valid: open, research")
+    name = f"pgn-{weights}"
+    model = load_face_model()
+    net = with_weights(_described(name, model), name).eval()
+    run = load_network(name, engine, ("crops",), threads, lambda: ExportNet(net))
+    return PgnPredictor(run, net, model, weights)
+
+
+def _described(name: str, model: FaceModel) -> PgnNet:
+    """The network that a card describes, without its weights."""
+    card = network_card(name)
+    try:
+        return create_pgn(config_from_dict(card), model)
+    except (TypeError, ValueError, KeyError, UserError) as error:
+        raise AssetError(f"weight card {name}.json is damaged: install lifemask again") from error

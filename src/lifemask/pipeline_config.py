@@ -1,0 +1,119 @@
+"""What is run on each photo: `PipelineConfig`, checked, and the tables of names behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from lifemask.assets import UserError
+from lifemask.methods.fitting import FitConfig
+
+if TYPE_CHECKING:
+    from lifemask.methods.dasl import DaslPredictConfig
+    from lifemask.methods.pgn import PgnPredictConfig
+    from lifemask.methods.photometric import PhotometricConfig
+    from lifemask.methods.texture import TextureConfig
+
+METHODS = {
+    "fit": "lifemask.methods._fitting_stage:create_stage",
+    "dasl": "lifemask.methods._dasl_stage:create_stage",
+    "pgn": "lifemask.methods._pgn_stage:create_stage",
+}
+"""Method name to its factory (`methods._stage`), as an import string."""
+TEXTURES = ("photo", "none")
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """What is run on each photo.
+
+    Attributes:
+        weights: family of the networks: "open" for any use, "research" for research only.
+        method: how a face becomes geometry; one of `METHODS`: "fit" solves for the head behind
+            the landmarks, "dasl" (2DASL) regresses it from the crop, "pgn" predicts a position
+            map and solves for the pose.
+        texture: how the photo becomes appearance; "none" leaves the head without colour.
+        faces: the largest face, or all of them, largest first.
+        refine: let the photo's colours refine the shape after the landmarks.
+        regions: find hair, hands and other things in front of the skin and keep them out of
+            refinement and texture; without the parser's weights it is off.
+        max_head_px: the texture is taken from the photo reduced until the head is this large.
+        device: where the fit and the texture are computed, e.g. "cpu" or "cuda".
+        threads: threads of the networks; 0 lets onnxruntime choose.
+        fit: settings of the landmark fit, the camera model among them; of the refinement's
+            landmark terms too.
+        dasl: settings of 2DASL; None for its defaults: our landmarks, or yours, are its map.
+        pgn: settings of PGN; None for its defaults.
+        photometric: settings of the refinement; None for its defaults with the same `fit`.
+        appearance: settings of the texture; None for its defaults.
+    """
+
+    weights: Literal["open", "research"] = "open"
+    method: str = "fit"
+    texture: str = "photo"
+    faces: Literal["largest", "all"] = "largest"
+    refine: bool = True
+    regions: bool = True
+    max_head_px: int = 1280
+    device: str = "cpu"
+    threads: int = 0
+    fit: FitConfig = field(default_factory=FitConfig)
+    dasl: DaslPredictConfig | None = None
+    pgn: PgnPredictConfig | None = None
+    photometric: PhotometricConfig | None = None
+    appearance: TextureConfig | None = None
+
+    def __post_init__(self) -> None:
+        """Check the choices.
+
+        Raises:
+            UserError: one of them is unknown, and the message lists what is valid; or the method
+                has no such camera.
+        """
+        check_choice("weights", self.weights, ("open", "research"))
+        check_choice("method", self.method, tuple(METHODS))
+        check_choice("texture", self.texture, TEXTURES)
+        check_choice("faces", self.faces, ("largest", "all"))
+        _check_device(self.device)
+        if self.method != "fit" and self.fit.camera != "orthographic":
+            raise UserError(
+                f"method {self.method} predicts for an orthographic camera; a {self.fit.camera}"
+                " camera needs the method fit"
+            )
+
+
+def dasl_settings(method: str, map_source: str | None) -> DaslPredictConfig | None:
+    """Settings of 2DASL from the name of a map source, as commands take it; None for none.
+
+    Raises:
+        UserError: an unknown source, or a method that has no map.
+    """
+    if map_source is None:
+        return None
+    if method != "dasl":
+        raise UserError(f"method {method} draws no landmark map; --map belongs to --method dasl")
+    from lifemask.methods._dasl_stage import MAP_SOURCES, DaslPredictConfig
+
+    check_choice("map source", map_source, MAP_SOURCES)
+    return DaslPredictConfig(landmarks=map_source)  # pyright: ignore[reportArgumentType]
+
+
+def check_choice(what: str, value: str, valid: tuple[str, ...]) -> None:
+    """Refuse an unknown name.
+
+    Raises:
+        UserError: `value` is not in `valid`, which the message lists.
+    """
+    if value not in valid:
+        raise UserError(f"unknown {what} {value!r}; valid: {', '.join(valid)}")
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}; valid: cpu, cuda, cuda:0, ...") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda is not available here; use --device cpu")
