@@ -255,7 +255,9 @@ class Pipeline:
         if hold_identity:
             config = replace(config, hold_identity=True)
         given = (image, geometry, landmarks, self.device_model, config)
-        return refine_photometric(*given, regions=regions).geometry
+        refined = refine_photometric(*given, regions=regions).geometry
+        on_map = {name: getattr(geometry, name) for name in ("map_vertices_px", "uncertainty_px")}
+        return replace(refined, **on_map)
 
     def find_regions(self, image: Rgb, geometry: Geometry) -> Regions | None:
         """Region maps of the photo about the fitted head, if that is switched on."""

@@ -61,77 +61,94 @@ def fit_heads(
     Args:
         head: the points of the face model.
         start: what the network says; one identity per person.
-        landmarks: (u, v, w) half-crops and log beta.
+        landmarks: (u, v, w) half-crops and log beta; the offset of w is free.
         ids: which of them count.
-        person: (b,) numbers from 0.
+        person: (b,) whose frames they are, numbers from 0.
         config: strengths.
     """
-    identity, expression, pose = start
-    low, high = head.get_buffer("lowest"), head.get_buffer("highest")
-    basis = head.get_buffer("basis").view(-1, *head.get_buffer("mean").shape)[:, ids]
-    i = head.identity_size
-    sigma = config.noise * landmarks[:, ids, 3].exp()
     axes = landmarks.new_tensor([1.0, 1.0, config.nearness**0.5])
-    weight = axes / sigma[..., None]
-    wanted = landmarks[:, ids, :3]
-    prior_b = ((high - low) * config.expression).reciprocal()
+    weight = axes / (config.noise * landmarks[:, ids, 3:].exp())
+    found = start
     for _ in range(config.steps):
-        matrix = pose.scale[:, None, None] * pose.rotation
-        shape = head.shape(identity, expression)[:, ids]
-        points = project_points(shape, matrix, pose.shift)
-        residual = wanted - points
-        offset = _weighted_nearness(residual, weight)
-        residual = torch.cat((residual[..., :2], residual[..., 2:] - offset), -1)
-        flip = matrix.new_tensor([1.0, -1.0, 1.0])
-        moved = torch.einsum("mnc,bdc->bmnd", basis, matrix * flip[:, None])  # per coefficient
-        of_identity = moved[:, :i]
-        of_expression = moved[:, i:] * head.gains(identity)[..., None, None]
-        turned = shape @ matrix.transpose(1, 2)
-        by_turn = (-cross_matrix(turned) * flip[:, None]).permute(0, 3, 1, 2)
-        by_scale = (turned * flip)[:, None]
-        by_shift = torch.eye(3).to(turned)[None, :, None].expand(len(turned), 3, turned.shape[1], 3)
-        own = torch.cat((of_expression, by_turn, by_scale, by_shift), 1)
-        system_a, system_f, right = (
-            (x * weight[:, None]).flatten(2) for x in (of_identity, own, residual[:, None])
-        )
-        right = right[:, 0]
-        h_aa, h_af = system_a @ system_a.mT, system_a @ system_f.mT
-        h_ff = system_f @ system_f.mT
-        g_a, g_f = ((s @ right[..., None])[..., 0] for s in (system_a, system_f))
-        e = expression.shape[1]
-        hold = torch.zeros(h_ff.shape[-1]).to(h_ff)
-        hold[:e] = prior_b.square()
-        hold[e:] = 1e-6
-        h_ff = h_ff + torch.diag(hold)
-        g_f[:, :e] += prior_b.square() * (start.expression - expression)
-        solved = torch.linalg.solve(h_ff, torch.cat((h_af.mT, g_f[..., None]), -1))
-        schur = h_aa - h_af @ solved[..., :-1]
-        right_a = g_a - (h_af @ solved[..., -1:])[..., 0]
-        count = int(person.max()) + 1
-        first = _first_rows(person, count)
-        total = schur.new_zeros(count, i, i).index_add_(0, person, schur)
-        total = total + torch.eye(i).to(total) / config.identity**2
-        target = right_a.new_zeros(count, i).index_add_(0, person, right_a)
-        target = target + (start.identity - identity)[first] / config.identity**2
-        change_a = torch.linalg.solve(total, target[..., None])[..., 0][person]
-        change = solved[..., -1] - (solved[..., :-1] @ change_a[..., None])[..., 0]
-        identity = identity + change_a
-        expression = torch.minimum(torch.maximum(expression + change[:, :e], low), high)
-        turn, zoom, shift = change[:, e : e + 3], change[:, e + 3], change[:, e + 4 : e + 6]
-        pose = HeadPose(
-            roma.rotvec_to_rotmat(turn) @ pose.rotation, pose.scale * zoom.exp(), pose.shift + shift
-        )
-    return FittedHeads(identity, expression, pose)
+        residual, by_identity, by_own = _linearised(head, found, landmarks[:, ids, :3], ids)
+        right = (residual * weight).flatten(1)
+        system = (by_identity * weight[:, None]).flatten(2)
+        own = (by_own * weight[:, None]).flatten(2)
+        found = _moved(head, found, *_step(head, start, found, system, own, right, person, config))
+    return found
 
 
-def _weighted_nearness(residual: Tensor, weight: Tensor) -> Float[Tensor, "b 1 1"]:
-    """The offset of w that fits best; w has no origin."""
-    square = weight[..., 2:].square()
-    return (residual[..., 2:] * square).sum(1, keepdim=True) / square.sum(1, keepdim=True)
+def _linearised(
+    head: CoefficientHead, at: FittedHeads, wanted: Float[Tensor, "b n 3"], ids: Int[Tensor, "n"]
+) -> tuple[Float[Tensor, "b n 3"], Float[Tensor, "b i n 3"], Float[Tensor, "b o n 3"]]:
+    """What is missing, and the points' derivatives by identity and by a frame's own unknowns.
+
+    A frame's own: expression, turn (3), log scale, shift (3, the last the offset of w).
+    """
+    identity, expression, pose = at
+    flip = wanted.new_tensor([1.0, -1.0, 1.0])
+    matrix = pose.scale[:, None, None] * pose.rotation
+    shape = head.shape(identity, expression)[:, ids]
+    residual = wanted - project_points(shape, matrix, pose.shift)
+    middle = residual[..., 2:].mean(1, keepdim=True)
+    residual = torch.cat((residual[..., :2], residual[..., 2:] - middle), -1)
+    basis = head.get_buffer("basis").view(-1, *head.get_buffer("mean").shape)[:, ids]
+    moved = torch.einsum("mnc,bdc->bmnd", basis, matrix * flip[:, None])
+    i = head.identity_size
+    by_expression = moved[:, i:] * head.gains(identity)[..., None, None]
+    turned = shape @ matrix.transpose(1, 2)
+    by_turn = (-cross_matrix(turned) * flip[:, None]).permute(0, 3, 1, 2)
+    by_scale = (turned * flip)[:, None]
+    by_shift = torch.eye(3).to(turned)[None, :, None].expand(len(turned), 3, turned.shape[1], 3)
+    return residual, moved[:, :i], torch.cat((by_expression, by_turn, by_scale, by_shift), 1)
 
 
-def _first_rows(person: Int[Tensor, "b"], count: int) -> Int[Tensor, "p"]:
-    order = torch.arange(len(person), device=person.device).flip(0)
-    return torch.zeros(count, dtype=torch.long, device=person.device).scatter(
-        0, person.flip(0), order
+def _step(
+    head: CoefficientHead,
+    start: FittedHeads,
+    at: FittedHeads,
+    system: Float[Tensor, "b i m"],
+    own: Float[Tensor, "b o m"],
+    right: Float[Tensor, "b m"],
+    person: Int[Tensor, "b"],
+    config: PgnFitConfig,
+) -> tuple[Float[Tensor, "b i"], Float[Tensor, "b o"]]:
+    """Changes of each person's identity and of each frame's own unknowns.
+
+    The own unknowns are eliminated frame by frame; what is left of the identity's equations is
+    added up over a person's frames.
+    """
+    i, e = system.shape[1], head.expression_size
+    span = head.get_buffer("highest") - head.get_buffer("lowest")
+    held = (span * config.expression).square().reciprocal()
+    own_gram = own @ own.mT
+    own_gram = own_gram + torch.diag(torch.cat((held, held.new_full((own.shape[1] - e,), 1e-6))))
+    own_right = (own @ right[..., None])[..., 0]
+    pull = held * (start.expression - at.expression)
+    own_right = torch.cat((own_right[:, :e] + pull, own_right[:, e:]), 1)
+    mixed = system @ own.mT
+    solved = torch.linalg.solve(own_gram, torch.cat((mixed.mT, own_right[..., None]), -1))
+    left = system @ system.mT - mixed @ solved[..., :-1]
+    wanted = (system @ right[..., None] - mixed @ solved[..., -1:])[..., 0]
+    count = int(person.max()) + 1
+    gram = left.new_zeros(count, i, i).index_add_(0, person, left)
+    gram = gram + torch.eye(i).to(gram) / config.identity**2
+    pull = (start.identity - at.identity) / config.identity**2
+    total = wanted.new_zeros(count, i).index_add_(0, person, wanted)
+    total = total + pull.new_zeros(count, i).index_copy_(0, person, pull)  # alike for a person
+    change = torch.linalg.solve(gram, total[..., None])[..., 0][person]
+    return change, solved[..., -1] - (solved[..., :-1] @ change[..., None])[..., 0]
+
+
+def _moved(head: CoefficientHead, at: FittedHeads, identity: Tensor, own: Tensor) -> FittedHeads:
+    """Heads after a step; expressions stay in their range."""
+    e = head.expression_size
+    low, high = head.get_buffer("lowest"), head.get_buffer("highest")
+    expression = torch.minimum(torch.maximum(at.expression + own[:, :e], low), high)
+    turn, zoom, shift = own[:, e : e + 3], own[:, e + 3], own[:, e + 4 : e + 6]
+    pose = HeadPose(
+        roma.rotvec_to_rotmat(turn) @ at.pose.rotation,
+        at.pose.scale * zoom.exp(),
+        at.pose.shift + shift,
     )
+    return FittedHeads(at.identity + identity, expression, pose)

@@ -115,9 +115,11 @@ class PgnNet(nn.Module):
     Args:
         config: sizes.
         model: a linear face model whose chart holds its landmarks.
+        chart: make the tables of the chart; without, they are zeros of the right size, for a
+            network whose weights, tables included, are loaded afterwards.
     """
 
-    def __init__(self, config: PgnConfig, model: FaceModel) -> None:
+    def __init__(self, config: PgnConfig, model: FaceModel, chart: bool = True) -> None:
         super().__init__()
         self.config = config
         self.head = CoefficientHead(model)
@@ -125,7 +127,10 @@ class PgnNet(nn.Module):
         as_vector = config.encoder == "mobile"
         sizes = (config.widths, config.map_size)
         self.decoder = PositionDecoder(self.trunk.decoded, *sizes, from_vector=as_vector)
-        self._store_chart(model)
+        tables = _chart_tables if chart else _empty_tables
+        for name, table in tables(self.head, model, config, self.trunk.anchors).items():
+            self.register_buffer(name, table.contiguous())
+        self._store_points()
         read = len(self.get_buffer("pose_ids")) * 3 if config.unposed else 0
         features, hidden = self.trunk.features, config.hidden
         self.mix = nn.Sequential(nn.Linear(features + read, hidden), nn.ReLU(inplace=True))
@@ -138,24 +143,9 @@ class PgnNet(nn.Module):
         self.to_pose = nn.Linear(features, 9) if config.pose == "regressed" else None
         self._calm()
 
-    def _store_chart(self, model: FaceModel) -> None:
-        """Everything about the chart that running the network needs, kept with its weights."""
-        size = self.decoder.size
-        chart = create_chart(model, size)
-        head, label_set = self.head, self.head.label_set
-        marks, skin = chart.sampler(model, label_set), chart.sampler(model)
-        tables = {
-            "mark_texels": marks.texels.to(torch.int16),
-            "mark_weights": marks.weights,
-            "skin_texels": skin.texels.to(torch.int16),
-            "skin_weights": torch.nan_to_num(skin.weights),
-            "inside": chart.inside.view(size, size).clone(),
-            "mean_map": _mean_map(chart.texels(_mean(model)), head, size),
-        }
-        if self.trunk.anchors:
-            tables["lift"] = map_weights(chart, model, label_set)
-        for name, table in tables.items():
-            self.register_buffer(name, table.contiguous())
+    def _store_points(self) -> None:
+        """Which points the pose is solved from, and what follows from them."""
+        head, size = self.head, self.config.map_size
         rows = head.sets68[head.scored]
         ids = torch.arange(rows.start, rows.stop)
         if self.config.points != 68:
@@ -388,6 +378,40 @@ def _spread(points: int, wanted: int) -> Int[Tensor, "n"]:
     count = max(wanted - 68, 0)
     even = rest[torch.linspace(0, len(rest) - 1, count).round().long()]
     return torch.cat((torch.arange(68, 136)[:wanted], even))
+
+
+def _chart_tables(
+    head: CoefficientHead, model: FaceModel, config: PgnConfig, anchors: int
+) -> dict[str, Tensor]:
+    """Everything about the chart that running the network needs, kept with its weights."""
+    size = config.map_size
+    chart = create_chart(model, size)
+    marks, skin = chart.sampler(model, head.label_set), chart.sampler(model)
+    tables = {
+        "mark_texels": marks.texels.to(torch.int16),
+        "mark_weights": marks.weights,
+        "skin_texels": skin.texels.to(torch.int16),
+        "skin_weights": torch.nan_to_num(skin.weights),
+        "inside": chart.inside.view(size, size).clone(),
+        "mean_map": _mean_map(chart.texels(_mean(model)), head, size),
+    }
+    return tables | ({"lift": map_weights(chart, model, head.label_set)} if anchors else {})
+
+
+def _empty_tables(
+    head: CoefficientHead, model: FaceModel, config: PgnConfig, anchors: int
+) -> dict[str, Tensor]:
+    """Tables of the same sizes, to be loaded."""
+    size, marks, vertices = config.map_size, head.landmarks, len(model.topology.mirror)
+    tables = {
+        "mark_texels": torch.zeros(marks, 16, dtype=torch.int16),
+        "mark_weights": torch.zeros(marks, 16),
+        "skin_texels": torch.zeros(vertices, 16, dtype=torch.int16),
+        "skin_weights": torch.zeros(vertices, 16),
+        "inside": torch.zeros(size, size, dtype=torch.bool),
+        "mean_map": torch.zeros(4, size, size),
+    }
+    return tables | ({"lift": torch.zeros(size * size, marks)} if anchors else {})
 
 
 def _mean(model: FaceModel) -> Float[Tensor, "v 3"]:

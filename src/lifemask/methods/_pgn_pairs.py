@@ -1,6 +1,6 @@
 """What PGN learns from two frames of one person: one redrawn with the other's colours is the same.
 
-    I_kl = swap(k, l)    L_p: colours    L_f: flow from I_kl to I_l    L_s: regions by a frozen parser
+    I_kl = swap(k, l) against I_l:    L_p: colours    L_f: flow    L_s: regions of a frozen parser
 
 Formulas and weights: docs/methods/pgn.md.
 """

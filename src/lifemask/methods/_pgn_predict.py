@@ -224,7 +224,7 @@ class PgnPredictor:
         per_half = crop.side_px / 2
         on_map = found.vertices[row, :, :3]
         pixels = crop_px_from_unit(on_map, crop.size)
-        in_photo = crop_to_photo(turned_back(pixels, -place.turns % 4, crop.size), crop)
+        in_photo = crop_to_photo(turned_back(pixels, place.turns, crop.size), crop)
         own = project(geometry.vertices_mm, geometry.camera)
         offset = (in_photo[:, 2] - own[:, 2]).nanmean()
         in_photo = torch.cat((in_photo[:, :2], in_photo[:, 2:] - offset), 1)

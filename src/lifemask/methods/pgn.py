@@ -51,14 +51,19 @@ __all__ = [
 ]
 
 
-def create_pgn(config: PgnConfig, model: FaceModel) -> PgnNet:
+def create_pgn(config: PgnConfig, model: FaceModel, chart: bool = True) -> PgnNet:
     """An untrained network for a face model.
+
+    Args:
+        config: sizes and choices.
+        model: the face model.
+        chart: see `PgnNet`.
 
     Raises:
         UserError: an unknown encoder, or a size that it cannot take.
         ValueError: a model without landmarks that the network can use.
     """
-    return PgnNet(config, model)
+    return PgnNet(config, model, chart)
 
 
 def config_from_dict(values: Mapping[str, Any]) -> PgnConfig:
@@ -113,6 +118,6 @@ def _described(name: str, model: FaceModel) -> PgnNet:
     """The network that a card describes, without its weights."""
     card = network_card(name)
     try:
-        return create_pgn(config_from_dict(card), model)
+        return create_pgn(config_from_dict(card), model, chart=False)
     except (TypeError, ValueError, KeyError, UserError) as error:
         raise AssetError(f"weight card {name}.json is damaged: install lifemask again") from error

@@ -156,7 +156,9 @@ class RaftFlow:
         self._size = size
         self._updates = updates
 
-    def __call__(self, moving: Float[Tensor, "b 3 h w"], fixed: Float[Tensor, "b 3 h w"], /) -> Flow:
+    def __call__(
+        self, moving: Float[Tensor, "b 3 h w"], fixed: Float[Tensor, "b 3 h w"], /
+    ) -> Flow:
         """Flow at n x n; the network sees the images at 128 px or more."""
         side = max(_RAFT_SIDE, math.ceil(self._size / 8) * 8)
         network = self._network.to(fixed.device)
@@ -182,7 +184,9 @@ def load_raft(size: int = SIZE) -> RaftFlow:
     try:
         network = build(weights="DEFAULT", progress=False)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"no weights for the flow backend 'raft' ({error}); use 'census'") from error
+        raise UserError(
+            f"no weights for the flow backend 'raft' ({error}); use 'census'"
+        ) from error
     return RaftFlow(network, size)
 
 

@@ -1,4 +1,6 @@
-"""Train PGN on labelled renders, single photos and frames of one person.
+"""Train PGN: labelled renders, single photos, frames of one person.
+
+The command:
 
     lifemask train pgn --recipe cpu --family research --data DATA --cache CACHE --run runs/pgn
 """

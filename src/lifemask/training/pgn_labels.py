@@ -10,9 +10,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from lifemask.assets import UserError
 from lifemask.data.augment import View
 from lifemask.data.base import read_labels
 from lifemask.methods._pgn_types import CropCamera
+
+CAMERA_LABELS = (
+    "rotation", "translation_mm", "f_px", "center_px", "scale_px_per_mm", "orthographic",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,13 @@ def render_cameras(folder: Path, shards: slice = slice(None)) -> RenderCameras:
         shards: which of the shards, in name order.
 
     Raises:
-        UserError: files are missing or broken.
+        UserError: files are missing or broken, or tell no cameras.
     """
     parts: dict[str, list[ndarray]] = {}
     for path in sorted(folder.glob("labels-*.npz"))[shards]:
         arrays = read_labels(path)
+        if missing := [name for name in CAMERA_LABELS if name not in arrays]:
+            raise UserError(f"{path} lacks {', '.join(missing)}: render the cache again")
         pinhole = ~arrays["orthographic"].astype(bool)
         row = {
             "rotation": arrays["rotation"],

@@ -10,7 +10,6 @@ from lifemask.methods.pgn import PgnConfig, PgnLossConfig
 from lifemask.training.pgn_batches import PgnBatchConfig
 from lifemask.training.recipes import Family, OptimConfig
 
-
 PAIRS = PairConfig(photometric=20.0, flow=5.0, semantic=5.0)
 """A hundred times the weights of docs/methods/pgn.md: the other terms count px, and with those
 weights the pairs would move the network ten thousand times less than the landmarks do."""
