@@ -328,7 +328,7 @@ class Pipeline:
         config = self.config
         module, function = METHODS[config.method].split(":")
         setup = StageSetup(
-            self.device_model, config.weights, config.threads, getattr(config, config.method)
+            self.device_model, config.weights, config.threads, config.method_settings
         )
         return getattr(import_module(module), function)(setup)
 

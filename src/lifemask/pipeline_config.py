@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -22,6 +22,7 @@ METHODS = {
     "pgn": "lifemask.methods._pgn_stage:create_stage",
 }
 """Method name to its factory (`methods._stage`), as an import string."""
+PINHOLE_METHODS = ("fit", "pgn")
 TEXTURES = ("photo", "none")
 
 
@@ -77,11 +78,21 @@ class PipelineConfig:
         check_choice("texture", self.texture, TEXTURES)
         check_choice("faces", self.faces, ("largest", "all"))
         _check_device(self.device)
-        if self.method != "fit" and self.fit.camera != "orthographic":
+        if self.method not in PINHOLE_METHODS and self.fit.camera != "orthographic":
             raise UserError(
                 f"method {self.method} predicts for an orthographic camera; a {self.fit.camera}"
-                " camera needs the method fit"
+                f" camera needs the method {' or '.join(PINHOLE_METHODS)}"
             )
+
+    @property
+    def method_settings(self) -> Any:
+        """The method's own settings, with the camera of `fit`; None for its defaults."""
+        if self.method == "pgn" and self.fit.camera != "orthographic":
+            from lifemask.methods.pgn import PgnPredictConfig
+
+            own = self.pgn or PgnPredictConfig()
+            return replace(own, camera=self.fit.camera, focal_px=self.fit.focal_px)
+        return getattr(self, self.method)
 
 
 def dasl_settings(method: str, map_source: str | None) -> DaslPredictConfig | None:

@@ -1,12 +1,19 @@
 """PGN at run time: what the network says of crops becomes heads in photos."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.chart import create_chart
-from lifemask.graphics.camera import project, rotation_from_euler_deg
+from lifemask.graphics.camera import (
+    default_focal_px,
+    pinhole_camera,
+    project,
+    rotation_from_euler_deg,
+)
 from lifemask.methods._dasl_head import project_points
 from lifemask.methods._pgn_predict import (
     FrameView,
@@ -210,7 +217,37 @@ def test_uncertainty_grows_where_the_meshes_disagree_and_where_the_map_doubts(ne
     assert not shown.all()
 
 
+def test_a_close_pinhole_camera_is_told_from_the_map(net) -> None:
+    silent(net)
+    model, size = load_face_model(), net.config.map_size
+    said = Saying(net, None, [0.0, 0.0, 0.0])
+    rotation = rotation_from_euler_deg(torch.tensor([4.0, 30.0, 5.0]))
+    f_px = default_focal_px(300)
+    true = pinhole_camera(
+        rotation, torch.tensor([-30.0, 5.0, -450.0]), f_px, torch.tensor([149.5, 99.5])
+    )
+    seen = project(create_chart(model, size).texels(model.mean), true)
+    middle = seen.mean(0)[:2]
+    half = 0.9 * (seen[:, :2] - middle).abs().max()
+    box = (*(middle - half).tolist(), *(middle + half).tolist())
+    flat = torch.cat(((seen[:, :2] - middle) / half, seen[:, 2:] / half), 1)
+    flat = torch.cat((flat, torch.full_like(flat[:, :1], -4.0)), 1)
+    said.packed = np.concatenate((said.packed[: -4 * size**2], flat.T.flatten().numpy()))
+    found = [
+        predictor(net, said)(PHOTO, box, config=replace(BARE, camera=camera)).camera
+        for camera in ("orthographic", "pinhole")
+    ]
+    angle = [
+        torch.rad2deg((((c.rotation * rotation).sum() - 1) / 2).clamp(-1, 1).acos()) for c in found
+    ]
+    assert angle[0] > 0.3
+    assert angle[1] < 0.1
+    assert found[1].model == "pinhole"
+    torch.testing.assert_close(found[1].translation, true.translation, atol=3.0, rtol=0)
+
+
 @pytest.mark.parametrize(("settings", "words"), [
+    ({"camera": "fisheye"}, "unknown camera"),
     ({"shape": "mesh"}, "unknown shape"), ({"passes": 0}, "passes must be"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(settings, words) -> None:

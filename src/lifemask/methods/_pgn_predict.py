@@ -15,14 +15,15 @@ from torch import Tensor
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.crop import Box, crop_square, crop_to_photo
 from lifemask.faces.landmarker import turned_back
-from lifemask.graphics.camera import project
+from lifemask.graphics.camera import camera_like, default_focal_px, project
+from lifemask.graphics.pose import perspective_camera
 from lifemask.methods._crops import Place, first_place, head_geometry, scored_points
 from lifemask.methods._dasl_head import project_points
 from lifemask.methods._pgn_fit import FittedHeads, PgnFitConfig, fit_heads
 from lifemask.methods._pgn_net import Frames, PgnConfig, PgnNet
 from lifemask.methods._targets import HeadLabels
 from lifemask.nn.landmark_net import crop_px_from_unit
-from lifemask.types import Crop, Face, Geometry, Landmarks
+from lifemask.types import CameraModel, Crop, Face, Geometry, Landmarks
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class PgnPredictConfig:
         flip: look at the mirrored crop, too, and take the mean of both position maps.
         shape: "model": the mesh is the face model's; "map": what the position map shows of it is
             moved to where the map has it.
+        camera: "pinhole" solves the perspective pose from the map's points, too, and gives that.
+        focal_px: of the pinhole camera in photo px; None for 1015 / 224 image widths.
+        camera_steps: Gauss-Newton steps of the perspective pose after its closed form.
         fit: closed-form steps that bring the model closer to the map; 0 steps leave the network's
             coefficients.
     """
@@ -42,6 +46,9 @@ class PgnPredictConfig:
     passes: int | None = None
     flip: bool = False
     shape: Literal["model", "map"] = "model"
+    camera: CameraModel = "orthographic"
+    focal_px: float | None = None
+    camera_steps: int = 2
     fit: PgnFitConfig = field(default_factory=PgnFitConfig)
 
     def __post_init__(self) -> None:
@@ -52,6 +59,8 @@ class PgnPredictConfig:
         """
         if self.shape not in ("model", "map"):
             raise ValueError(f"unknown shape {self.shape!r}; valid: model, map")
+        if self.camera not in ("orthographic", "pinhole"):
+            raise ValueError(f"unknown camera {self.camera!r}; valid: orthographic, pinhole")
         if self.passes is not None and self.passes < 1:
             raise ValueError("passes must be at least 1")
 
@@ -159,11 +168,39 @@ class PgnPredictor:
             )
             found = self.predict_crops(upright, torch.zeros(len(crops), dtype=torch.long), config)
             heads = [
-                self._geometry(found, row, crop, place, config)
+                self._geometry(found, row, crop, place)
                 for row, (crop, place) in enumerate(zip(crops, places, strict=True))
             ]
             places = [p.moved(self._scored(h)) for p, h in zip(places, heads, strict=True)]
+        if config.shape == "map":
+            heads = [on_the_map(h) for h in heads]
+        if config.camera == "pinhole":
+            heads = [
+                self._in_perspective(head, view.image.shape, config)
+                for head, view in zip(heads, views, strict=True)
+            ]
         return heads
+
+    def _in_perspective(
+        self, geometry: Geometry, image: tuple[int, ...], config: PgnPredictConfig
+    ) -> Geometry:
+        """The geometry under the pinhole camera that the map's vertices of the face tell."""
+        assert geometry.map_vertices_px is not None
+        assert geometry.uncertainty_px is not None
+        height, width = image[:2]
+        regions = self.model.topology.regions
+        shown = geometry.map_vertices_px.isfinite().all(1)
+        shown &= regions["face"] if "face" in regions else shown
+        f_px = geometry.vertices_mm.new_tensor(config.focal_px or default_focal_px(width))
+        center = geometry.vertices_mm.new_tensor([(width - 1) / 2, (height - 1) / 2])
+        kind = torch.float64
+        points = (geometry.vertices_mm[shown], geometry.map_vertices_px[shown], f_px, center)
+        weights = 1 / geometry.uncertainty_px[shown]
+        given = [x.to(kind) for x in (*points, weights)]
+        camera = camera_like(
+            perspective_camera(*given, steps=config.camera_steps), geometry.vertices_mm
+        )
+        return replace(geometry, camera=camera)
 
     @torch.no_grad()
     def predict_crops(
@@ -217,9 +254,7 @@ class PgnPredictor:
         packed = torch.from_numpy(self._network(pixels))
         return unpacked(packed, self.net)
 
-    def _geometry(
-        self, found: PgnPrediction, row: int, crop: Crop, place: Place, config: PgnPredictConfig
-    ) -> Geometry:
+    def _geometry(self, found: PgnPrediction, row: int, crop: Crop, place: Place) -> Geometry:
         geometry = head_geometry(self.model, found.labels, row, crop, place.turns)
         per_half = crop.side_px / 2
         on_map = found.vertices[row, :, :3]
@@ -228,12 +263,11 @@ class PgnPredictor:
         own = project(geometry.vertices_mm, geometry.camera)
         offset = (in_photo[:, 2] - own[:, 2]).nanmean()
         in_photo = torch.cat((in_photo[:, :2], in_photo[:, 2:] - offset), 1)
-        geometry = replace(
+        return replace(
             geometry,
             map_vertices_px=in_photo,
             uncertainty_px=found.uncertainty()[row] * per_half,
         )
-        return on_the_map(geometry) if config.shape == "map" else geometry
 
     def _scored(self, geometry: Geometry) -> Tensor:
         points = self.model.landmarks(geometry.vertices_mm, self.net.head.scored)
