@@ -33,6 +33,7 @@ from lifemask.pipeline_config import (
     PipelineConfig,
     check_choice,
     dasl_settings,
+    pgn_settings,
 )
 from lifemask.pipeline_input import (
     Photo,
@@ -54,6 +55,7 @@ __all__ = [
     "PipelineConfig",
     "check_choice",
     "dasl_settings",
+    "pgn_settings",
     "named",
     "read_photo",
     "reconstruct",

@@ -111,6 +111,22 @@ def dasl_settings(method: str, map_source: str | None) -> DaslPredictConfig | No
     return DaslPredictConfig(landmarks=map_source)  # pyright: ignore[reportArgumentType]
 
 
+def pgn_settings(method: str, shape: str | None) -> PgnPredictConfig | None:
+    """Settings of PGN from the name of a shape, as commands take it; None for none.
+
+    Raises:
+        UserError: an unknown shape, or a method that has no position map.
+    """
+    if shape is None:
+        return None
+    if method != "pgn":
+        raise UserError(f"method {method} has no position map; --shape belongs to --method pgn")
+    from lifemask.methods.pgn import PgnPredictConfig
+
+    check_choice("shape", shape, ("model", "map"))
+    return PgnPredictConfig(shape=shape)  # pyright: ignore[reportArgumentType]
+
+
 def check_choice(what: str, value: str, valid: tuple[str, ...]) -> None:
     """Refuse an unknown name.
 

@@ -48,6 +48,15 @@ MapSource = Annotated[
         show_default=False,
     ),
 ]
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        metavar="model|map",
+        help="With --method pgn: the face model's mesh (default), or the position map's own where"
+        " it shows the face; the latter has no identity or expression and is not refined.",
+        show_default=False,
+    ),
+]
 SamePerson = Annotated[
     bool,
     typer.Option(
@@ -68,6 +77,7 @@ def reconstruct(
     ] = False,
     method: Method = "fit",
     map_source: MapSource = None,
+    shape: Shape = None,
     texture: Texture = "photo",
     weights: Weights = "open",
     faces: Annotated[
@@ -96,7 +106,13 @@ def reconstruct(
     if same_person:
         _check_same_person(len(jobs), faces)
     from lifemask.methods.fitting import FitConfig
-    from lifemask.pipeline import Pipeline, PipelineConfig, check_choice, dasl_settings
+    from lifemask.pipeline import (
+        Pipeline,
+        PipelineConfig,
+        check_choice,
+        dasl_settings,
+        pgn_settings,
+    )
 
     check_choice("camera", camera, ("orthographic", "pinhole"))
     config = PipelineConfig(
@@ -108,6 +124,7 @@ def reconstruct(
         device=device,
         fit=FitConfig(camera=camera),  # pyright: ignore[reportArgumentType]
         dasl=dasl_settings(method, map_source),
+        pgn=pgn_settings(method, shape),
     )
     run = run_person if same_person else run_jobs
     run(Pipeline(config), jobs, formats.split(","), overwrite)
