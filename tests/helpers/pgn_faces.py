@@ -26,7 +26,7 @@ FOCAL_WIDTHS = 3.0  # of the pinholes
 
 
 def heads(model: FaceModel, people: int, frames: int, rng: np.random.Generator):
-    """Coefficients of frames, (n, i) and (n, e), a person's beside each other, in half precision."""
+    """Coefficients of frames, (n, i) and (n, e), a person's beside each other; half precision."""
     identity = rng.normal(0, 1, (people, model.identity_size)).repeat(frames, 0)
     ranges, shape = model.expression_range, (len(identity), len(model.expression_names))
     drawn = rng.beta(1, 4, shape)

@@ -234,3 +234,21 @@ def test_every_normalisation_folds_into_its_convolution(name):
         expected = backbone(x)
         error = (folded(x) - expected).abs().max() / expected.abs().max()
     assert error < 1e-4
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_cells_are_the_last_features_in_place(name):
+    """What comes after them makes the features of the whole crop."""
+    torch.manual_seed(0)
+    network = liven(create_backbone(name, 3, SIZES[name])).eval()
+    x = torch.rand(2, 3, SIZES[name], SIZES[name])
+    with torch.no_grad():
+        cells, features = network.cells(x), network(x)
+        rest = dict(network.named_children())
+        last = next(k for k, name in enumerate(rest) if name in ("pool", "squeeze"))
+        for layer in list(rest.values())[last:]:
+            cells = layer(cells)
+        assert network.cells(x).ndim == 4
+    torch.testing.assert_close(cells, features)
+    side = network.cells(x).shape[-1]
+    assert side == -(-SIZES[name] // 16)

@@ -45,6 +45,19 @@ def test_a_batch_equals_single_calls(network):
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
+def test_a_look_shows_the_features_behind_the_landmarks(network):
+    crops = torch.rand(2, 3, 112, 112)
+    looked = network.look(crops)
+    for found, plain in zip(looked.output, network(crops), strict=True):
+        torch.testing.assert_close(found, plain)
+    assert looked.quarter.shape == (2, 8, 28, 28) and looked.summary.shape == (2, 32)
+    torch.testing.assert_close(network.to_parameters(looked.summary), looked.output.parameters)
+    dark = crops.clone()
+    dark[:, :, :, 56:] = 0  # the left edge of the fine features sees the left half alone
+    same = network.look(dark).quarter[..., :8]
+    torch.testing.assert_close(same, looked.quarter[..., :8])
+
+
 def test_soft_argmax_finds_a_peak(network):
     scores = torch.zeros(1, 2, 14, 14)
     scores[0, 0, 3, 10] = 60

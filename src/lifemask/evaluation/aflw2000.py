@@ -233,7 +233,7 @@ def _pose_entries(
 ) -> Iterator[dict[str, Any]]:
     """Mean absolute Euler errors, in the order of the data set, and the geodesic angle.
 
-    A missed face counts as frontal.
+    A missed face counts as frontal. "left_out" tells how many photos the rule about angles drops.
     """
     if np.isnan(predictions.pose_deg[predictions.found]).any():
         return
@@ -253,4 +253,5 @@ def _pose_entries(
         for metric, values in columns.items():
             flags = {"images": images, "pool": "images", "misses": "scored as frontal"}
             kept = np.where(mask, values, np.nan)
-            yield {"metric": metric, "flags": flags} | metrics.summary(kept, bins, "images")
+            entry = {"metric": metric, "flags": flags, "left_out": int((~mask).sum())}
+            yield entry | metrics.summary(kept, bins, "images")

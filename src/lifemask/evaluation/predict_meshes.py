@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Shape = Literal["photo", "neutral"]
 Box = tuple[float, float, float, float]
-MeshMethod = Literal["fit", "dasl", "mean"]
+MeshMethod = Literal["fit", "dasl", "pgn", "mean"]
 ALBEDO_PX = 512
 _LANDMARKS = ("ict68", "ibug68-3d-bfm")
 _log = logging.getLogger(__name__)
@@ -94,8 +94,8 @@ def predict_meshes(
         data: the data set's folder.
         out: folder of the predictions, as `evaluation.meshes` and `head_files` describe them.
         weights: family of the networks' weights.
-        method: "fit" and "dasl" are the whole pipeline with that method; "mean" is the baseline
-            that looks at no photo: the mean head, frontal, in the middle of the box.
+        method: "fit", "dasl" and "pgn" are the whole pipeline with that method; "mean" is the
+            baseline that looks at no photo: the mean head, frontal, in the middle of the box.
         box: "official" uses the benchmark's boxes where it has any, else as "detector": the
             largest face that our detector finds; none is a miss.
         threads: threads of the networks.

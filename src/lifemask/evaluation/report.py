@@ -273,16 +273,29 @@ def _column_name(result: Result) -> str:
 
 def _our_row(result: Result, entry: Result) -> list[str] | None:
     """Our numbers in a published table's columns, or None where no number has its flags."""
-    if "points" not in entry["flags"] or "numbers" not in result:
+    found = _our_values(result, entry) if "numbers" in result else None
+    if found is None:
         return None
-    found = numbers_with(result, **entry["flags"])
-    if len(found) != 1:
-        return None
-    values = found[0].get("bins", {}) | {"mean": found[0]["value"]}
+    values, images = found
     cells = _cells(values, _digits(entry))
-    photos = f"ours, {result.get('dataset', 'full set')}, {result['images']} images"
+    photos = f"ours, {result.get('dataset', 'full set')}, {images} images"
     missed = result.get("misses", {}).get("total", 0)
     return [f"**{system_name(result)}**", *cells, photos + (f", {missed} missed" if missed else "")]
+
+
+def _our_values(result: Result, entry: Result) -> tuple[dict[str, float | None], int] | None:
+    """Values by column, and how many images they count; a table's "metrics" name its columns'."""
+    columns: dict[str, str] = entry.get("metrics", {})
+    if not columns:
+        found = numbers_with(result, **entry["flags"]) if "points" in entry["flags"] else []
+        if len(found) != 1:
+            return None
+        return found[0].get("bins", {}) | {"mean": found[0]["value"]}, result["images"]
+    of_column = {c: numbers_with(result, m, **entry["flags"]) for c, m in columns.items()}
+    if any(len(found) != 1 for found in of_column.values()):
+        return None
+    values = {column: found[0]["value"] for column, found in of_column.items()}
+    return values, next(iter(of_column.values()))[0]["images"]
 
 
 def _digits(entry: Result) -> dict[str, int]:

@@ -79,6 +79,7 @@ class Clicks(nn.Module):
         matrix: Float[Tensor, "b 3 3"],
         target: SourceRows,
         sure: Float[Tensor, "b n"] | None = None,
+        huber_px: float | None = None,
     ) -> Float[Tensor, "b"]:
         """Mean Huber distance of visible points in (u, v) per sample, px of a crop of 120 px.
 
@@ -87,6 +88,7 @@ class Clicks(nn.Module):
             matrix: scale times rotation of the heads; only offsets and trust depend on it.
             target: marks.
             sure: further weight of each landmark; None: 1.
+            huber_px: where a distance starts to count linearly; None: the setting's.
         """
         if sure is None:
             sure = torch.ones_like(points[..., 0])
@@ -94,7 +96,7 @@ class Clicks(nn.Module):
         if target.source not in REAL_SETS:
             detected = target.labels is None  # renders as wild pictures: 68 found points
             own = self.sets68[self.scored] if detected else slice(wanted.shape[1])
-            apart = self.apart(points[:, own, :2], wanted)
+            apart = self.apart(points[:, own, :2], wanted, huber_px)
             return weighted_mean(apart, target.visible * sure[:, own])
         weights = self.trust(matrix, target)
         total = torch.zeros_like(points[:, 0, 0])
@@ -104,12 +106,14 @@ class Clicks(nn.Module):
                 found = self.get_buffer("to_aflw21") @ found
                 counts = counts @ self.get_buffer("to_aflw21").T
             found = found + self.offset(target.source, name, matrix)
-            total = total + weighted_mean(self.apart(found, wanted), weights * counts)
+            total = total + weighted_mean(self.apart(found, wanted, huber_px), weights * counts)
         return total / len(self.sets68)
 
-    def apart(self, points: Float[Tensor, "b n d"], target: Tensor) -> Float[Tensor, "b n"]:
+    def apart(
+        self, points: Float[Tensor, "b n d"], target: Tensor, huber_px: float | None = None
+    ) -> Float[Tensor, "b n"]:
         """Huber distance of each point, px of a crop of 120 px."""
-        return huber(distance(points * PX, target * PX), self.config.huber_px)
+        return huber(distance(points * PX, target * PX), huber_px or self.config.huber_px)
 
     def trust(self, matrix: Float[Tensor, "b 3 3"], target: SourceRows) -> Float[Tensor, "b k"]:
         """Visibility, less for loose points, none for the jaw of a turned face."""

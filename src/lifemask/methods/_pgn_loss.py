@@ -39,25 +39,30 @@ class PgnLossConfig:
         anchors: the mobile encoder's own points, from which its map starts, as both above.
         landmarks: the posed model's landmarks against 3D truth, or 2D points and the map's own.
         param: identity and expression against the truth.
-        reg: coefficients near the mean.
+        reg: coefficients near the mean, everywhere.
+        prior: the same where nothing but points in a photo is known: `mean a^2 + 2 mean b`, in
+            proportion as in the landmark fit. Without it identities of photos run away.
         offset: learned offsets between a data set's clicks and our landmarks are small.
         pairs: the terms that compare two frames of one person.
         ramp: shares of the steps between which the pairs' terms grow from 0 to their weights.
         most_pairs: pairs compared per step and process, both ways; the first ones of the batch.
-        huber_px: where a distance starts to count linearly.
+        huber_px: where a distance of the posed model starts to count linearly.
+        map_huber_px: the same of the map's landmarks and of the anchors; small, for an L1 loss.
     """
 
     pgn3d: float = 1.0
-    pgn2d: float = 0.5
+    pgn2d: float = 1.0
     anchors: float = 0.5
     landmarks: float = 1.0
-    param: float = 0.1
+    param: float = 0.5
     reg: float = 1e-3
+    prior: float = 1.0
     offset: float = 0.2
     pairs: PairConfig = field(default_factory=PairConfig)
     ramp: tuple[float, float] = (0.3, 0.5)
     most_pairs: int = 8
     huber_px: float = 3.0
+    map_huber_px: float = 0.5
 
 
 class PgnLoss(nn.Module):
@@ -142,14 +147,22 @@ class PgnLoss(nn.Module):
         config, found, anchors = self.config, part.landmarks, part.anchors
         terms: dict[str, Tensor] = {}
         if config.pgn2d:
-            terms["pgn2d"] = self.clicks(found, part.matrix, target, _sure(found[..., 3]))
+            terms["pgn2d"] = self.on_map(found, part.matrix, target)
         if config.anchors and self.mobile:
-            own = self.clicks(anchors, part.matrix, target, _sure(anchors[..., 3]))
-            terms["anchors"] = config.pgn2d * own
+            terms["anchors"] = config.pgn2d * self.on_map(anchors, part.matrix, target)
         if config.landmarks:
             marked = self.clicks(part.points, part.matrix, target)
             terms["landmarks"] = marked + self.to_map(part.points, found)
+        if config.prior:
+            terms["prior"] = gaussian_prior(part.identity) + 2 * part.expression.abs().mean(1)
         return terms
+
+    def on_map(
+        self, found: Float[Tensor, "b k 4"], matrix: Float[Tensor, "b 3 3"], target: SourceRows
+    ) -> Float[Tensor, "b"]:
+        """L_pgn2d per sample: Huber distance of visible landmarks, the sure ones above all."""
+        sure = _sure(found[..., 3])
+        return self.clicks(found, matrix, target, sure, self.config.map_huber_px)
 
     def map_error(
         self, position_map: Float[Tensor, "b 4 n n"], true: Float[Tensor, "b t 3"]

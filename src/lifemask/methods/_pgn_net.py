@@ -252,9 +252,10 @@ class PgnNet(nn.Module):
         if fusion in ("both", "max"):
             parts.append(empty.scatter_reduce(0, rows, features, "amax", include_self=False))
         if fusion in ("first", "none"):
-            order = torch.arange(len(person), device=person.device).flip(0)
+            order = torch.arange(len(person), device=person.device)
             first = torch.zeros(count, dtype=torch.long, device=person.device)
-            parts.append(features[first.scatter(0, person.flip(0), order)])
+            first = first.scatter_reduce(0, person, order, "amin", include_self=False)
+            parts.append(features[first])
         return self.to_identity(torch.cat(parts, 1))[person]
 
     def assemble(

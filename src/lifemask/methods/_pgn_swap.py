@@ -25,7 +25,7 @@ LEAST_FACING = 0.2  # n_z of the normal of a vertex that counts as seen
 DEPTH_SLACK_MM = 1.5  # how far behind the z-buffer a vertex may lie and still be seen
 _GAIN_RANGE = (0.3, 3.0)
 _LEAST_SHARE = 0.01  # of the image, covered by the mask: with less the light is left as it is
-_LEVEL_RIDGE, _NORMAL_RIDGE = 1e-5, 1e-4  # of the light's unknowns, against colours squared
+_GAIN_RIDGE, _NORMAL_RIDGE, _OFFSET_RIDGE = 1e-5, 1e-3, 0.3  # against mean colours squared
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,11 @@ def light_change(
     """Gain and offset of each channel from source to target colours, by least squares.
 
     `sum M ((g + h n) source + o - target)^2` over g, o and, with normals n, h: the first order of
-    what another light, or the same light on a turned head, does to colours. A weak ridge holds the
-    unknowns near (1, 0, 0), which they are where the mask is nearly empty. Detached.
+    what another light, or the same light on a turned head, does to colours. Ridges hold the
+    unknowns near (1, 0, 0), which they are where the mask is nearly empty. That of the offset is
+    strong: light multiplies, and frames that do not fit would else be explained by a gain near 0
+    and a large offset, which takes the contrast, and with it the pull, out of what is compared.
+    Detached.
 
     Args:
         source: sRGB.
@@ -141,25 +144,22 @@ def light_change(
     Returns:
         Gain (b, 3, n, n), or (b, 3, 1, 1) without normals, held in [0.3, 3]; offset (b, 3, 1, 1).
     """
-    batch, channels = source.shape[:2]
-    columns = source.new_ones(batch, 1, *source.shape[2:])
+    columns = torch.ones_like(source[:, :1])
     columns = columns if normals is None else torch.cat((columns, normals), 1)
     basis = source.unsqueeze(2) * columns.unsqueeze(1)
     basis = torch.cat((basis, torch.ones_like(basis[:, :, :1])), 2).flatten(3).double()
-    ridge = basis.new_tensor([_LEVEL_RIDGE, *[_NORMAL_RIDGE] * (columns.shape[1] - 1)])
-    ridge = torch.cat((ridge, ridge[:1]))
-    total = mask.sum((1, 2)).double()
-    share = mask.flatten(1).double() / total.clamp_min(1e-6).unsqueeze(-1)
-    weighted = basis * share[:, None, None]
+    slopes = [_NORMAL_RIDGE] * (columns.shape[1] - 1)
+    ridge = torch.diag(basis.new_tensor([_GAIN_RIDGE, *slopes, _OFFSET_RIDGE]))
+    total = mask.sum((1, 2)).view(-1, 1, 1, 1)
+    share = mask.unsqueeze(1) / total.clamp_min(1e-6)
+    weighted = basis * share.flatten(2).double().unsqueeze(2)
     wanted = (target - source).flatten(2).double().unsqueeze(-1)
-    system = weighted @ basis.mT + torch.diag(ridge)
-    found = torch.linalg.solve(system, weighted @ wanted).squeeze(-1)
-    enough = total >= _LEAST_SHARE * share.shape[1]
-    found = torch.where(enough[:, None, None], found, 0.0).to(source)
-    change = torch.einsum("bck,bkij->bcij", found[..., :-1], columns)
-    if normals is None:
-        change = change[..., :1, :1]
-    return (1 + change).clamp(*_GAIN_RANGE), found[..., -1].view(batch, channels, 1, 1)
+    found = torch.linalg.solve(weighted @ basis.mT + ridge, weighted @ wanted).squeeze(-1)
+    change = torch.einsum("bck,bkij->bcij", found[..., :-1].to(source), columns)
+    gain = (1 + (change[..., :1, :1] if normals is None else change)).clamp(*_GAIN_RANGE)
+    rest = (share * (target - gain * source)).sum((2, 3), keepdim=True) / (1 + _OFFSET_RIDGE)
+    known = total >= _LEAST_SHARE * mask[0].numel()
+    return torch.where(known, gain, 1.0), torch.where(known, rest, 0.0)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -192,11 +193,7 @@ def load_raft(size: int = SIZE) -> RaftFlow:
 
 def load_census(size: int = SIZE) -> FlowBackend:
     """`census_flow` at one size."""
-
-    def flow(moving: Tensor, fixed: Tensor, /) -> Flow:
-        return census_flow(moving, fixed, size)
-
-    return flow
+    return partial(census_flow, size=size)
 
 
 FLOW_BACKENDS: dict[str, Callable[[int], FlowBackend]] = {"census": load_census, "raft": load_raft}

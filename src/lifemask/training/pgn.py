@@ -58,7 +58,7 @@ def create_network(recipe: PgnRecipe, model: FaceModel, start_from: str = "") ->
         start_from: folder of a PGN run; overrides the recipe's start.
 
     Raises:
-        UserError: an unknown start, or a run of another network.
+        UserError: an unknown start, or weights of another network.
     """
     if recipe.start not in STARTS:
         raise UserError(f"unknown start {recipe.start!r}; valid: landmarker, or nothing")
@@ -74,7 +74,13 @@ def create_network(recipe: PgnRecipe, model: FaceModel, start_from: str = "") ->
     elif recipe.start == "landmarker" and isinstance(network.trunk, LandmarkTrunk):
         weights = shipped_weights(f"landmarker-{recipe.family}")
         own = {k: v for k, v in weights.items() if not k.startswith("to_parameters.")}
-        network.trunk.net.load_state_dict(own)
+        try:
+            network.trunk.net.load_state_dict(own)
+        except RuntimeError as error:
+            raise UserError(
+                "the shipped landmarker does not fit the network: it sees crops of 112 px and "
+                "finds lifemask392 (start= begins with random weights)"
+            ) from error
     return network
 
 
@@ -93,7 +99,8 @@ def run_training(
     if not recipe.unlabelled:
         corpus = replace(corpus, photos={})
     semantic = batches.pairs and recipe.loss.pairs.semantic
-    parser = load_frozen_parser(recipe.family) if semantic else None
+    half = recipe.precision.startswith("bf16")
+    parser = load_frozen_parser(recipe.family, half) if semantic else None
     averaged = train(
         network,
         PgnLoss(network, model, recipe.loss, parser),

@@ -124,9 +124,7 @@ def _one_batch(network: PgnNet, crops: Tensor) -> tuple[Tensor, ...]:
     return points, on_map, alone, output.expression, frames.features, rotation
 
 
-def identity_ratio(
-    identity: Float[ndarray, "n i"], person: Int[ndarray, "n"]
-) -> float:
+def identity_ratio(identity: Float[ndarray, "n i"], person: Int[ndarray, "n"]) -> float:
     """Variance of the identity between people over the variance within a person's photos.
 
     The between-person part is corrected for the noise that the means of few photos carry: without
@@ -150,9 +148,7 @@ def identity_ratio(
     return float(max(between - within / size.mean(), 0.0) / max(within, 1e-12))
 
 
-def _head_errors(
-    name: str, network: PgnNet, faces: PgnFaces, found: Found
-) -> dict[str, float]:
+def _head_errors(name: str, network: PgnNet, faces: PgnFaces, found: Found) -> dict[str, float]:
     """Shape and pose errors where the truth is known."""
     true = crop_labels(faces.faces)
     cosine = ((found.rotation * true.rotation).sum((1, 2)) - 1) / 2

@@ -10,9 +10,9 @@ from lifemask.methods.pgn import PgnConfig, PgnLossConfig
 from lifemask.training.pgn_batches import PgnBatchConfig
 from lifemask.training.recipes import Family, OptimConfig
 
-PAIRS = PairConfig(photometric=20.0, flow=5.0, semantic=5.0)
-"""A hundred times the weights of docs/methods/pgn.md: the other terms count px, and with those
-weights the pairs would move the network ten thousand times less than the landmarks do."""
+PAIRS = PairConfig(photometric=5.0, flow=1.25, semantic=1.25)
+"""Twenty-five times the planned weights: other terms count px, and with the planned ones the pairs
+would move the network ten thousand times less than the landmarks do."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,16 @@ class PgnRecipe:
 
 
 def smoke(family: Family = "open") -> PgnRecipe:
-    """A few seconds on one core: proves that everything runs."""
+    """A few seconds on one core: proves that everything runs, with pairs of all sources."""
     net = PgnConfig("tiny", 48, map_size=32, widths=(16, 16, 16), hidden=32)
-    recipe = _recipe("smoke", family, net, _optim(10, 4, 1e-3, warmup=2, ema=0.9))
+    recipe = _recipe("smoke", family, net, _optim(10, 8, 1e-3, warmup=2, ema=0.9))
     return replace(recipe, start="", evaluate_every=10, save_every=5, held_out_renders=0)
 
 
 def cpu(family: Family = "open") -> PgnRecipe:
     """About an hour and a half on one core: the landmarker's trunk, 64 frames a step."""
     recipe = _recipe("cpu", family, PgnConfig(), _optim(4500, 64, 1e-3))
-    loss = replace(recipe.loss, most_pairs=4)
+    loss = replace(recipe.loss, most_pairs=3)
     return replace(recipe, precision="bf16-mixed", loss=loss)
 
 

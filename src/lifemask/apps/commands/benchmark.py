@@ -28,9 +28,9 @@ def predict(
     method: Annotated[
         str,
         typer.Option(
-            metavar="landmarker|fit|dasl|mean",
-            help="Points of the network, of the fitted head or of the head that 2DASL regresses;"
-            " meshes: fit, dasl, or mean, a baseline.",
+            metavar="landmarker|fit|dasl|pgn|mean",
+            help="Points of the network, of the fitted head or of the head of 2DASL or PGN; meshes:"
+            " fit, dasl, pgn, or mean, a baseline.",
         ),
     ] = "landmarker",
     map_source: MapSource = None,
