@@ -28,8 +28,8 @@ from lifemask.methods.pgn import PgnConfig, PgnFitConfig, create_pgn
 from lifemask.types import Face
 
 SIZE = 48
-FIRM = PgnPredictConfig(fit=PgnFitConfig(steps=3, identity=1.0, noise=1.0))
-BARE = PgnPredictConfig(fit=PgnFitConfig(steps=0))
+FIRM = PgnPredictConfig(flip=False, fit=PgnFitConfig(steps=3, identity=1.0, noise=1.0))
+BARE = PgnPredictConfig(flip=False, fit=PgnFitConfig(steps=0))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def in_photo(points: torch.Tensor) -> torch.Tensor:
     return torch.stack(((points[:, 0] + 1) * 60 + 60, (points[:, 1] + 1) * 60 + 40), 1)
 
 
-@pytest.mark.parametrize("config", [BARE, PgnPredictConfig()])
+@pytest.mark.parametrize("config", [BARE, PgnPredictConfig(flip=False)])
 def test_the_head_lies_where_the_map_says(net, config) -> None:
     silent(net)
     said = Saying(net, None, [5.0, 25.0, -8.0])
@@ -126,7 +126,7 @@ def test_photos_of_one_person_share_an_identity_and_keep_their_poses(net) -> Non
     said = Saying(net, None, [0.0, 30.0, 0.0])
     shifted = (80.0, 40.0, 200.0, 160.0)
     views = [FrameView(PHOTO, BOX), FrameView(PHOTO, shifted)]
-    one, other = predictor(net, said).together(views)
+    one, other = predictor(net, said).together(views, BARE)
     assert torch.equal(one.params.identity, other.params.identity)
     apart = project(other.vertices_mm, other.camera) - project(one.vertices_mm, one.camera)
     torch.testing.assert_close(apart[:, :2].mean(0), torch.tensor([20.0, 0.0]), atol=0.05, rtol=0)
@@ -137,10 +137,10 @@ def test_photos_of_one_person_share_an_identity_and_keep_their_poses(net) -> Non
 def test_a_detected_face_is_looked_at_twice_and_a_square_once(net) -> None:
     silent(net)
     said = Saying(net, None, [0.0, 0.0, 0.0])
-    predictor(net, said)(PHOTO, Face(BOX, 0.9))
+    predictor(net, said)(PHOTO, Face(BOX, 0.9), config=BARE)
     assert len(said.asked) == 2
     said.asked.clear()
-    predictor(net, said)(PHOTO, Face(BOX, 0.9), config=PgnPredictConfig(passes=1))
+    predictor(net, said)(PHOTO, Face(BOX, 0.9), config=PgnPredictConfig(passes=1, flip=False))
     assert len(said.asked) == 1
 
 
@@ -149,7 +149,7 @@ def test_a_lying_face_is_turned_upright_and_back(net) -> None:
     said = Saying(net, None, [0.0, 0.0, 0.0])
     points5 = torch.tensor([[100.0, 80], [100, 120], [120, 100], [140, 85], [140, 115]])
     geometry = predictor(net, said)(
-        PHOTO, Face(BOX, 0.9, points5), config=PgnPredictConfig(passes=1)
+        PHOTO, Face(BOX, 0.9, points5), config=PgnPredictConfig(passes=1, flip=False)
     )
     marks = project(geometry.landmarks68_mm, geometry.camera)
     eyes, chin = marks[36:48, :2].mean(0), marks[8, :2]
@@ -166,15 +166,46 @@ def test_the_mean_with_the_mirrored_map_is_the_map_of_a_symmetric_answer(net) ->
     other.shift = said.shift
     frames, mirrored = (unpacked(torch.from_numpy(s.packed)[None], net) for s in (said, other))
     inside = net.get_buffer("inside")
-    both = mirrored_mean(frames, mirrored, net)
+    both = mirrored_mean(frames, mirrored, net, None)
     apart = (both.position_map - frames.position_map)[0, :3, inside]
-    wrong = mirrored_mean(frames, frames, net)
+    wrong = mirrored_mean(frames, frames, net, None)
     far = (wrong.position_map - frames.position_map)[0, :3, inside]
     # u of both heads is shifted alike before one is mirrored, which moves the mean by that shift
     assert (apart.mean(1) - torch.tensor([-0.02, 0.0, 0.0])).abs().max() < 0.01
     assert (apart - apart.mean(1, keepdim=True)).abs().mean() < 0.01
     assert far.abs().mean() > 0.05
     assert torch.equal(both.expression, frames.expression)
+
+
+class Mirroring:
+    """A network that says one thing of a crop and the mirrored thing of its mirror image."""
+
+    def __init__(self, plain: Saying, mirrored: Saying) -> None:
+        self.answers = plain.packed, mirrored.packed
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        left = crops[..., : crops.shape[-1] // 2].mean((1, 2, 3))
+        right = crops[..., crops.shape[-1] // 2 :].mean((1, 2, 3))
+        return np.stack([self.answers[int(r > a)] for a, r in zip(left, right, strict=True)])
+
+
+def test_the_mirrored_crop_s_answer_is_mirrored_back(net) -> None:
+    silent(net)
+    model = load_face_model()
+    wink = torch.zeros(52)
+    wink[model.expression_names.index("eyeBlinkLeft")] = 0.8
+    other = torch.zeros(52)
+    other[model.expression_names.index("eyeBlinkRight")] = 0.8
+    plain = Saying(net, wink, [0.0, 20.0, 4.0])
+    mirrored = Saying(net, other, [0.0, -20.0, -4.0])
+    photo = PHOTO.copy()
+    photo[:, :120] = 200  # bright on the left: the network tells the mirrored crop by it
+    asked = predictor(net, Mirroring(plain, mirrored))
+    geometry = asked(photo, BOX, config=PgnPredictConfig())
+    alone = asked(photo, BOX, config=BARE)
+    torch.testing.assert_close(geometry.params.expression, wink, atol=1e-4, rtol=0)
+    angle = ((geometry.camera.rotation * alone.camera.rotation).sum() - 1) / 2
+    assert torch.rad2deg(angle.clamp(-1, 1).acos()) < 0.5
 
 
 def test_the_map_s_mesh_replaces_the_model_s_where_it_shows_the_head(net) -> None:
@@ -191,7 +222,7 @@ def test_the_map_s_mesh_replaces_the_model_s_where_it_shows_the_head(net) -> Non
     moved = (map_mesh.vertices_mm - model_mesh.vertices_mm).norm(dim=1)
     assert moved[~shown].max() < 1.5 * moved[shown].max()
     by_option = predictor(net, said)(
-        PHOTO, BOX, config=PgnPredictConfig(shape="map", fit=PgnFitConfig(steps=0))
+        PHOTO, BOX, config=PgnPredictConfig(flip=False, shape="map", fit=PgnFitConfig(steps=0))
     )
     torch.testing.assert_close(by_option.vertices_mm, map_mesh.vertices_mm)
 

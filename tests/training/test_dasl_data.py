@@ -14,12 +14,12 @@ from lifemask.data.base import load_render_cache, save_crops
 from lifemask.data.synthetic import HELD_OUT_SEED
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.landmarks import convert
+from lifemask.facemodel.symmetry import head_symmetry
 from lifemask.graphics.pose import procrustes_camera
 from lifemask.training.dasl_batches import true_map
 from lifemask.training.dasl_data import FaceSet, crop_labels, crop_maps, load_dasl_corpus
 from lifemask.training.dasl_labels import (
     fit_orthographic,
-    head_symmetry,
     landmark_function,
     pose_labels,
 )

@@ -25,7 +25,8 @@ class PgnFitConfig:
     """How far the landmarks may move the head from what the network says.
 
     Attributes:
-        steps: Gauss-Newton steps; 0 leaves the network's coefficients.
+        steps: Gauss-Newton steps; 0, the default, leaves the network's coefficients, which the
+            shipped networks' maps have nothing to add to (docs/methods/pgn.md).
         identity: standard deviation of an identity coefficient about the network's.
         expression: of an expression coefficient, in units of its range.
         noise: of a landmark with the network's own beta, in units of `e^beta`; larger than 1, for
@@ -33,7 +34,7 @@ class PgnFitConfig:
         nearness: weight of w's squared error against that of u and v.
     """
 
-    steps: int = 2
+    steps: int = 0
     identity: float = 0.5
     expression: float = 0.1
     noise: float = 6.0

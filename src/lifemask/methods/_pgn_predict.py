@@ -13,6 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from lifemask.facemodel.base import FaceModel
+from lifemask.facemodel.symmetry import HeadSymmetry, head_symmetry
 from lifemask.faces.crop import Box, crop_square, crop_to_photo
 from lifemask.faces.landmarker import turned_back
 from lifemask.graphics.camera import camera_like, default_focal_px, project
@@ -33,7 +34,7 @@ class PgnPredictConfig:
     Attributes:
         passes: crops; from the second on the square comes from the head of the pass before. None:
             2 for a detected face without landmarks, 1 otherwise.
-        flip: look at the mirrored crop, too, and take the mean of both position maps.
+        flip: look at the mirrored crop, too, and take the mean of both answers.
         shape: "model": the mesh is the face model's; "map": what the position map shows of it is
             moved to where the map has it.
         camera: "pinhole" solves the perspective pose from the map's points, too, and gives that.
@@ -44,7 +45,7 @@ class PgnPredictConfig:
     """
 
     passes: int | None = None
-    flip: bool = False
+    flip: bool = True
     shape: Literal["model", "map"] = "model"
     camera: CameraModel = "orthographic"
     focal_px: float | None = None
@@ -127,6 +128,7 @@ class PgnPredictor:
         self.config: PgnConfig = net.config
         self.model = model
         self.tag = tag
+        self._symmetry = head_symmetry(model)
 
     def __call__(
         self,
@@ -219,10 +221,15 @@ class PgnPredictor:
         config = config or PgnPredictConfig()
         person = torch.arange(len(crops)) if person is None else person
         frames = self._frames(crops)
-        if config.flip:
-            frames = mirrored_mean(frames, self._frames(crops.flip(3)), self.net)
-        landmarks = self.net.read_landmarks(frames.position_map)
         identity = self.net.identity_of(frames.features, person)
+        if config.flip:
+            mirrored = self._frames(crops.flip(3))
+            frames = mirrored_mean(frames, mirrored, self.net, self._symmetry)
+            if self._symmetry is not None:
+                sign = torch.from_numpy(self._symmetry.identity_sign)
+                other = sign * self.net.identity_of(mirrored.features, person)
+                identity = (identity + other) / 2
+        landmarks = self.net.read_landmarks(frames.position_map)
         head = self.net.head
         pose = self.net.pose_of(frames, landmarks, head.shape(identity, frames.expression))
         found = FittedHeads(identity, frames.expression, pose)
@@ -302,17 +309,23 @@ def on_the_map(geometry: Geometry) -> Geometry:
 FADE_MM = 15.0
 
 
-def mirrored_mean(frames: Frames, mirrored: Frames, net: PgnNet) -> Frames:
-    """Frames with the position map's mean over the crop and its mirror image.
+def mirrored_mean(
+    frames: Frames, mirrored: Frames, net: PgnNet, symmetry: HeadSymmetry | None
+) -> Frames:
+    """Frames with the mean of what a crop and its mirror image say.
 
-    The mirrored map is read at the mirrored texels with u negated. Features, and so identity and
-    expression, stay those of the crop itself.
+    The mirrored map is read at the mirrored texels with u negated, the expressions at those of the
+    other side, where the model tells which these are. Features stay those of the crop itself.
     """
     partner = net.get_buffer("mirror_texels").long()
     flat = mirrored.position_map.flatten(2)[:, :, partner]
     sign = flat.new_tensor([-1.0, 1.0, 1.0, 1.0])
     other = (flat * sign[:, None]).unflatten(2, mirrored.position_map.shape[2:])
-    return frames._replace(position_map=(frames.position_map + other) / 2)
+    frames = frames._replace(position_map=(frames.position_map + other) / 2)
+    if symmetry is None:
+        return frames
+    expression = mirrored.expression[:, torch.from_numpy(symmetry.expression_partner)]
+    return frames._replace(expression=(frames.expression + expression) / 2)
 
 
 def packed_size(net: PgnNet) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ from lifemask.assets import UserError
 from lifemask.data.augment import AugmentConfig, View, change_colours, draw_views, move_points, warp
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import FROM_68, MAP18_FROM_AFLW21, convert, flip_table
+from lifemask.facemodel.symmetry import head_symmetry
 from lifemask.methods._dasl_types import DaslBatch, MapPoints
 from lifemask.methods._targets import HeadLabels, SourceRows
 from lifemask.nn.landmark_map import REFERENCE_PX
@@ -23,7 +24,9 @@ from lifemask.nn.landmark_net import unit_from_crop_px
 from lifemask.training.crop_sources import REAL_SETS
 from lifemask.training.dasl_data import DaslCorpus, FaceSet, nominal_map
 from lifemask.training.dasl_detect import SCORED
-from lifemask.training.dasl_labels import head_symmetry, labels_in_view
+from lifemask.training.dasl_labels import (
+    labels_in_view,
+)
 
 InputMap = Literal["on", "off", "oracle", "self"]
 MAP_SETS = {"lifemask392": SCORED}  # sets of several 68 points: which of them fill the map

@@ -17,6 +17,7 @@ from lifemask.data.augment import View
 from lifemask.data.base import read_cache_header, read_labels
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.linear import LinearFaceModel
+from lifemask.facemodel.symmetry import HeadSymmetry
 from lifemask.graphics.pose import cross_matrix, procrustes_camera, project_with_jacobian
 from lifemask.methods._targets import HeadLabels
 from lifemask.nn.landmark_net import unit_from_crop_px
@@ -56,33 +57,6 @@ class PoseLabels:
     def subset(self, ids: Int[ndarray, "m"] | slice) -> PoseLabels:
         """Labels of some of the heads."""
         return PoseLabels(*(getattr(self, name)[ids] for name in self.__dataclass_fields__))
-
-
-@dataclass(frozen=True)
-class HeadSymmetry:
-    """What mirroring does to the coefficients of a head model.
-
-    Attributes:
-        identity_sign: (i,) -1 for modes that a mirrored head takes with the opposite sign.
-        expression_partner: (e,) index of the expression on the other side.
-    """
-
-    identity_sign: Float[ndarray, "i"]
-    expression_partner: Int[ndarray, "e"]
-
-
-def head_symmetry(model: FaceModel) -> HeadSymmetry | None:
-    """How the model's coefficients mirror; None where the model does not say.
-
-    It says so by `antisymmetric` and by expressions that come in pairs of "Left" and "Right".
-    """
-    antisymmetric = getattr(model, "antisymmetric", None)
-    names = model.expression_names
-    others = [n.replace("Left", "#").replace("Right", "Left").replace("#", "Right") for n in names]
-    if antisymmetric is None or not set(others) <= set(names):
-        return None
-    sign = 1.0 - 2.0 * antisymmetric.cpu().numpy().astype(np.float32)
-    return HeadSymmetry(sign, np.array([names.index(n) for n in others], np.int64))
 
 
 def pose_labels(

@@ -12,10 +12,13 @@ from numpy import ndarray
 from lifemask.data.augment import AugmentConfig, change_colours, draw_views, move_points, warp
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import flip_table
+from lifemask.facemodel.symmetry import head_symmetry
 from lifemask.methods._pgn_types import CropCamera, PgnBatch
 from lifemask.methods._targets import HeadLabels, SourceRows
 from lifemask.nn.landmark_net import unit_from_crop_px
-from lifemask.training.dasl_labels import head_symmetry, labels_in_view
+from lifemask.training.dasl_labels import (
+    labels_in_view,
+)
 from lifemask.training.pgn_data import PgnCorpus, PgnFaces
 
 TRIES = 4  # at a second frame that differs in yaw as wanted
