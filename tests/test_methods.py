@@ -271,8 +271,8 @@ def main_status(*arguments: str) -> int:
     ("options", "message"),
     [
         ("--method dasl --map best", "unknown map source 'best'; valid: detector, self, none"),
-        ("--map self", "method fit draws no landmark map"),
-        ("--shape map", "--shape belongs to --method pgn"),
+        ("--method fit --map self", "method fit draws no landmark map"),
+        ("--method fit --shape map", "--shape belongs to --method pgn"),
         ("--method pgn --shape mesh", "unknown shape 'mesh'; valid: model, map"),
         ("--method dasl --camera pinhole", "orthographic camera"),
         ("--method dasl --weights research", "dasl weights are not installed: dasl-research"),

@@ -87,7 +87,7 @@ def _check(value: Any, keyword: str, rule: Any, schema: dict[str, Any], where: s
 
 def egg_head(**options) -> Head:
     landmarker = EggLandmarker()
-    config = PipelineConfig(refine=False, texture="none", **options)
+    config = PipelineConfig(method="fit", refine=False, texture="none", **options)
     stages = {"detector": one_face, "landmarker": landmarker, "model": landmarker.model}
     (head,) = Pipeline(config, **stages)(np.full((200, 300, 3), 120, np.uint8))
     return head

@@ -33,7 +33,7 @@ class Landmarker(EggLandmarker):
 
 def person_pipeline(detector=one_face, landmarker=None, **options) -> Pipeline:
     landmarker = landmarker or Landmarker()
-    config = PipelineConfig(**({"refine": False, "texture": "none"} | options))
+    config = PipelineConfig(**({"refine": False, "texture": "none", "method": "fit"} | options))
     stages = {"detector": detector, "landmarker": landmarker, "model": landmarker.model}
     return Pipeline(config, **stages)
 

@@ -21,7 +21,7 @@ PHOTO = np.full((200, 300, 3), 120, np.uint8)
 def egg_pipeline(detector=one_face, **options) -> Pipeline:
     """A pipeline of fakes without refinement; dressed in stripes unless texture is "none"."""
     landmarker = EggLandmarker()
-    config = PipelineConfig(refine=False, **options)
+    config = PipelineConfig(**({"refine": False, "method": "fit"} | options))
     return Pipeline(config, detector=detector, landmarker=landmarker, model=landmarker.model)
 
 

@@ -67,8 +67,8 @@ def test_reconstruct_writes_a_folder_per_photo(eggs, photo, tmp_path, capsys):
 
 
 def test_options_reach_the_pipeline(eggs, photo, tmp_path, capsys):
-    options = "--weights research --camera pinhole --texture none --formats ply,json --faces all"
-    assert run("reconstruct", photo, "-o", tmp_path, *options.split(), "--no-refine") == 0
+    options = "--method fit --weights research --camera pinhole --texture none --formats ply,json"
+    assert run("reconstruct", photo, "-o", tmp_path, *options.split(), "--faces", "all", "--no-refine") == 0
     folder = tmp_path / "portrait"
     assert {p.name for p in folder.iterdir()} == {"head-1.ply", "params.json"}
     record = json.loads((folder / "params.json").read_text())
@@ -174,7 +174,7 @@ def test_the_sample_may_be_one_of_the_photos(eggs, photo, tmp_path):
         (2, ("--faces", "all"), "one face of each photo"),
         (2, ("--formats", "stl"), "unknown format 'stl'"),
         (2, ("--method", "pgn", "--map", "self"), "--map belongs to --method dasl"),
-        (2, ("--method", "pgn", "--camera", "pinhole"), "orthographic"),
+        (2, ("--method", "dasl", "--camera", "pinhole"), "orthographic"),
     ],
 )
 def test_what_makes_no_person_is_one_line_and_status_2(
