@@ -37,6 +37,9 @@ SYSTEMS = (
     Ours("open", "dasl", map="detector"),
     Ours("open", "dasl", map="self"),
     Ours("open", "dasl", map="none"),
+    Ours("research", "pgn"),
+    Ours("research", "pgn", "detector"),
+    Ours("open", "pgn"),
 )
 """Our systems that are scored."""
 WITHOUT_DETECTOR = ("aflw21", "ytf68")
@@ -87,7 +90,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--name", default="aflw2000", help="begins the names of the results")
     parser.add_argument("--protocol", default="aflw2000", help="aflw2000, aflw21 or ytf68")
-    parser.add_argument("--method", help="only our systems of this method: landmarker, fit, dasl")
+    parser.add_argument("--method", help="only our systems of it: landmarker, fit, dasl, pgn")
     parser.add_argument("--weights", help="only our systems of this family: open or research")
     parser.add_argument("--map", help="only those of 2DASL with this map: detector, self or none")
     parser.add_argument("--predictions", type=Path, help="score these in place of our systems")

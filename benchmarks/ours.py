@@ -13,7 +13,7 @@ class Ours:
 
     Attributes:
         weights: family, "open" or "research".
-        method: "landmarker", "fit" or "dasl"; of meshes "mean" too.
+        method: "landmarker", "fit", "dasl" or "pgn"; of meshes "mean" too.
         box: source of the face boxes, "official" or "detector".
         map: source of 2DASL's input map, "" for methods without one.
         refine: meshes: let the photo's colours refine the shape, as the product does.

@@ -23,6 +23,7 @@ METHODS = {
     "landmarker": {"method": "landmarker"},
     "fit": {"method": "fit"},
     "dasl": {"method": "dasl", "map": "detector"},
+    "pgn": {"method": "pgn"},
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
+from lifemask.facemodel.symmetry import head_symmetry
 from lifemask.graphics.pose import similarity
+from lifemask.methods._dasl_head import project_points
 from lifemask.methods._pgn_fit import FittedHeads, fit_heads
 from lifemask.methods._pgn_net import Frames
-from lifemask.methods._targets import HeadLabels
+from lifemask.methods._pgn_predict import mirrored_mean
 from lifemask.methods.pgn import (
     ExportNet,
     PgnFitConfig,
@@ -57,68 +59,104 @@ def held_out_sets(
     sets: dict[str, PgnFaces] = {}
     for folder in caches:
         sets[f"renders-{renders_tag(folder, family)}"] = load_renders(folder, model, slice(0, 1))
-    if family == "research":
+    if family == "research" and (data is not None or prepared is not None):
         for name in ("aflw21", "ytf68"):
             sets[name] = load_photos(real_crops(name, data, prepared)[1], model)
     return sets
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What the network says of n crops, each by itself.
+
+    Attributes:
+        frames: of the crops; with mirror images the mean of both, except for the features.
+        mirrored: (n, f) features of the mirror images, or (n, 0).
+        sign: (i,) of the identity of a mirrored head.
+    """
+
+    frames: Frames
+    mirrored: Tensor
+    sign: Tensor
+
+    def rows(self, ids: ndarray) -> Seen:
+        """Some of the crops."""
+        index = torch.from_numpy(ids)
+        some = Frames(*(part[index] for part in self.frames))
+        return Seen(some, self.mirrored[index], self.sign)
+
+    def identity(self, net: PgnNet, person: Tensor) -> Tensor:
+        """(n, i) identities of people, numbers from 0 whose frames these are."""
+        own = net.identity_of(self.frames.features, person)
+        if not self.mirrored.shape[1]:
+            return own
+        return (own + self.sign * net.identity_of(self.mirrored, person)) / 2
+
+
+@dataclass(frozen=True)
 class Looked:
-    """What the network says of each crop of a set by itself.
+    """What the network says of a set.
 
     Attributes:
         faces: the set.
-        frames: n rows.
+        seen: n rows.
         wanted: (n, k, d) labels in half-crops.
     """
 
     faces: PgnFaces
-    frames: Frames
+    seen: Seen
     wanted: ndarray
 
 
-@torch.no_grad()
-def look(net: PgnNet, faces: PgnFaces) -> Looked:
+def look(predictor: PgnPredictor, faces: PgnFaces, flip: bool = True) -> Looked:
     """Run the network once over all crops of a set."""
-    parts, wanted = [], []
+    crops, wanted = [], []
     for start in range(0, len(faces), BATCH):
         ids = np.arange(start, min(start + BATCH, len(faces)))
-        crops, labels = nominal_crops(faces, ids, net.config.size)
-        parts.append(net.frames(crops))
+        some, labels = nominal_crops(faces, ids, predictor.config.size)
+        crops.append(some)
         wanted.append(labels)
-    return Looked(faces, _joined(parts), np.concatenate(wanted))
+    return Looked(faces, see(predictor, torch.cat(crops), flip), np.concatenate(wanted))
 
 
-def rows_of(frames: Frames, rows: Any) -> Frames:
-    """Some of the frames."""
-    return Frames(*(part[rows] for part in frames))
-
-
-def _joined(parts: list[Any]) -> Any:
-    return type(parts[0])(*(torch.cat(column) for column in zip(*parts, strict=True)))
+@torch.no_grad()
+def see(predictor: PgnPredictor, crops: Tensor, flip: bool = True) -> Seen:
+    """What the network says of crops (n, 3, s, s) in [0, 1], and of their mirror images."""
+    net, symmetry = predictor.net, head_symmetry(predictor.model)
+    own, other = [], []
+    for some in crops.split(BATCH):
+        frames = net.frames(some)
+        mirrored = net.frames(some.flip(3)) if flip else None
+        if mirrored is not None:
+            frames = mirrored_mean(frames, mirrored, net, symmetry)
+        own.append(frames)
+        told = mirrored is not None and symmetry is not None
+        other.append(mirrored.features if told else frames.features[:, :0])  # type: ignore[union-attr]
+    sign = np.ones(1, np.float32) if symmetry is None else symmetry.identity_sign
+    joined = Frames(*(torch.cat(column) for column in zip(*own, strict=True)))
+    return Seen(joined, torch.cat(other), torch.from_numpy(sign))
 
 
 @torch.no_grad()
 def heads_of(
-    net: PgnNet, frames: Frames, fit: PgnFitConfig, person: Tensor | None = None
+    net: PgnNet, seen: Seen, fit: PgnFitConfig, person: Tensor | None = None
 ) -> FittedHeads:
     """Heads as `PgnPredictor.predict_crops` finds them, from what the network said before.
 
     Args:
         net: for what frames share.
-        frames: b rows.
+        seen: b rows.
         fit: the closed-form steps.
         person: (b,) numbers from 0, a person's rows together; None: all different.
     """
-    count = len(frames.features)
+    count = len(seen.frames.features)
     person = torch.arange(count) if person is None else person
     parts = []
     for rows in batches_of_people(person.numpy()):
         own = person[rows] - person[rows[0]]
-        some = rows_of(frames, torch.from_numpy(rows))
+        chosen = seen.rows(rows)
+        some, identity = chosen.frames, chosen.identity(net, own)
         landmarks = net.read_landmarks(some.position_map)
-        identity = net.identity_of(some.features, own)
         pose = net.pose_of(some, landmarks, net.head.shape(identity, some.expression))
         found = FittedHeads(identity, some.expression, pose)
         if fit.steps:
@@ -127,6 +165,16 @@ def heads_of(
         parts.append((found.identity, found.expression, *found.pose))
     identity, expression, *pose = (torch.cat(column) for column in zip(*parts, strict=True))
     return FittedHeads(identity, expression, type(found.pose)(*pose))
+
+
+def other_fit(fit: PgnFitConfig) -> PgnFitConfig:
+    """The closed-form fit switched off where it is on, and on where it is off."""
+    return replace(fit, steps=0 if fit.steps else 2)
+
+
+def other_name(fit: PgnFitConfig) -> str:
+    """What `other_fit` is called in tables."""
+    return "pgn, without the fit" if fit.steps else "pgn, with the fit"
 
 
 def batches_of_people(person: ndarray) -> list[ndarray]:
@@ -142,8 +190,6 @@ def batches_of_people(person: ndarray) -> list[ndarray]:
 
 def head_points(net: PgnNet, heads: FittedHeads) -> Tensor:
     """Posed points (b, m, 3) of the model in half-crops, landmarks of the label set first."""
-    from lifemask.methods._dasl_head import project_points
-
     matrix = heads.pose.scale[:, None, None] * heads.pose.rotation
     return project_points(net.head.shape(*heads[:2]), matrix, heads.pose.shift)
 
@@ -196,7 +242,9 @@ def interval(values: ndarray, units: ndarray | None = None) -> dict[str, Any]:
         units: (n,) what is drawn again, people for example; None: each value.
     """
     rng = np.random.default_rng(0)
-    names, index = np.unique(np.arange(len(values)) if units is None else units, return_inverse=True)
+    names, index = np.unique(
+        np.arange(len(values)) if units is None else units, return_inverse=True
+    )
     total, size = np.bincount(index, values), np.bincount(index)
     drawn = rng.integers(0, len(names), (DRAWS, len(names)))
     means = total[drawn].sum(1) / size[drawn].sum(1)
@@ -207,8 +255,3 @@ def interval(values: ndarray, units: ndarray | None = None) -> dict[str, Any]:
         "images": len(values),
         "units": len(names),
     }
-
-
-def own_labels(labels: HeadLabels, rows: Any) -> HeadLabels:
-    """Some of the labels."""
-    return HeadLabels(*(getattr(labels, name)[rows] for name in labels.__dataclass_fields__))

@@ -15,48 +15,60 @@ import numpy as np
 import torch
 from numpy import ndarray
 
+from lifemask.facemodel.base import FaceModel
 from lifemask.methods._pgn_fit import FittedHeads
 from lifemask.methods.pgn import PgnFitConfig, PgnNet
 from lifemask.training.dasl_data import crop_labels
 from lifemask.training.landmarker import face_errors
-from pgn_parts import Looked, angle_deg, head_points, heads_of, in_groups, neutral_errors_mm, rows_of
+from pgn_parts import (
+    Looked,
+    angle_deg,
+    head_points,
+    heads_of,
+    in_groups,
+    neutral_errors_mm,
+)
 
-STEPS = (0, 1, 2, 3)
-IDENTITY = (0.15, 0.25, 0.4, 0.6, 1.0)
-EXPRESSION = (0.03, 0.06, 0.1, 0.2, 0.4)
-NEARNESS = (0.1, 0.25, 1.0)
+STEPS = (0, 1, 3)
+NOISE = 2.0
+IDENTITY = (0.1, 0.2, 0.4, 0.8, 1.6)
+EXPRESSION = (0.02, 0.05, 0.1, 0.2, 0.4)
+NEARNESS = (0.02, 0.05, 0.1, 0.25, 1.0)
 
 
 def settings(base: PgnFitConfig) -> list[PgnFitConfig]:
     """What is tried: every pair of identity and expression, and single changes of the others.
 
-    Only the ratios of `identity` and `expression` to `noise` matter, so `noise` stays.
+    Only the ratios of `identity` and `expression` to `noise` matter, so `noise` is one number.
     """
-    tried = [replace(base, steps=n) for n in STEPS]
-    tried += [replace(base, nearness=w) for w in NEARNESS]
-    tried += [replace(base, identity=i, expression=e) for i in IDENTITY for e in EXPRESSION]
+    centre = replace(base, noise=NOISE, steps=2)
+    tried = [base, *(replace(centre, steps=n) for n in STEPS)]
+    tried += [replace(centre, identity=i, expression=e) for i in IDENTITY for e in EXPRESSION]
+    tried += [replace(centre, nearness=w) for w in NEARNESS]
     return list(dict.fromkeys(tried))
 
 
-def sweep(net: PgnNet, model: Any, looked: dict[str, Looked], tried: list[PgnFitConfig]) -> Any:
-    """Errors of every setting on every set; the first is the base."""
-    rows = []
+def sweep(
+    net: PgnNet, model: FaceModel, looked: dict[str, Looked], tried: list[PgnFitConfig]
+) -> list[dict[str, Any]]:
+    """Errors of every setting on every set; the first is the base. Prints a line for each."""
+    rows: list[dict[str, Any]] = []
     for fit in tried:
-        numbers: dict[str, float] = {}
+        row: dict[str, Any] = {"fit": asdict(fit)}
         for name, one in looked.items():
-            numbers |= {f"{name}_{k}": round(v, 4) for k, v in measure(net, model, one, fit).items()}
-        rows.append({"fit": asdict(fit)} | numbers)
+            row |= {f"{name}_{k}": round(v, 4) for k, v in measure(net, model, one, fit).items()}
+        if not rows:
+            print(*asdict(fit), *list(row)[1:], sep=" | ")
         print(
-            " ".join(f"{k}={v}" for k, v in rows[-1]["fit"].items()),
-            " ".join(f"{k} {v:.3f}" for k, v in numbers.items()),
-            flush=True,
+            *row["fit"].values(), *(f"{row[k]:.3f}" for k in list(row)[1:]), sep=" | ", flush=True
         )
+        rows.append(row)
     return rows
 
 
-def measure(net: PgnNet, model: Any, looked: Looked, fit: PgnFitConfig) -> dict[str, float]:
+def measure(net: PgnNet, model: FaceModel, looked: Looked, fit: PgnFitConfig) -> dict[str, float]:
     """NME alone and in twos; of renders also inner points, rotation and shape."""
-    alone = heads_of(net, looked.frames, fit)
+    alone = heads_of(net, looked.seen, fit)
     out = nme_of(net, looked, alone, np.arange(len(looked.wanted)))
     person = looked.faces.crops.person
     renders = looked.faces.faces.labels is not None
@@ -67,7 +79,7 @@ def measure(net: PgnNet, model: Any, looked: Looked, fit: PgnFitConfig) -> dict[
     if person is None:
         return out
     rows, group = in_groups(person, 2)
-    twos = heads_of(net, rows_of(looked.frames, torch.from_numpy(rows)), fit, torch.from_numpy(group))
+    twos = heads_of(net, looked.seen.rows(rows), fit, torch.from_numpy(group))
     both = nme_of(net, looked, twos, rows)
     out["two_nme"] = both["nme"]
     if renders:

@@ -92,20 +92,7 @@ def _paired(result: Result) -> list[str]:
 
 
 def _ablation(result: Result) -> list[str]:
-    """One row per part: each metric without it, and what the part does."""
-    shown = [(key, words) for key, words in ABLATED if key in result["baseline"][0]]
-    rows = [["(nothing)"] + [_values([run[key] for run in result["baseline"]]) for key, _ in shown]]
-    for part in result["parts"]:
-        row = [part["part"]]
-        for key, _ in shown:
-            base = [run[key] for run in result["baseline"]]
-            without = [run[key] for run in part["metrics"] if key in run]
-            said = verdict(base, without)
-            if key.endswith("_identity"):  # neither small nor large is good; true heads have 1
-                said = {"hurts": "raises it", "helps": "lowers it"}.get(said, said)
-            row.append(_values(without) + (f", {said}" if said != "no effect" else ""))
-        rows.append(row)
-    head = ("taken away", *(words for _, words in shown))
+    head, rows = ablation_rows(result, ABLATED)
     return [
         "## What the parts of 2DASL do",
         "",
@@ -116,6 +103,30 @@ def _ablation(result: Result) -> list[str]:
         *table(head, rows),
         "",
     ]
+
+
+def ablation_rows(
+    result: Result, ablated: tuple[tuple[str, str], ...]
+) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Head and rows of an ablation: one row per part, each metric without it, what the part does.
+
+    Args:
+        result: of `lifemask ablate`.
+        ablated: metrics to show and their words; those that the runs lack are left out.
+    """
+    shown = [(key, words) for key, words in ablated if key in result["baseline"][0]]
+    rows = [["(nothing)"] + [_values([run[key] for run in result["baseline"]]) for key, _ in shown]]
+    for part in result["parts"]:
+        row = [part["part"]]
+        for key, _ in shown:
+            base = [run[key] for run in result["baseline"]]
+            without = [run[key] for run in part["metrics"] if key in run]
+            said = verdict(base, without, highest=key.endswith("_ratio"))
+            if key.endswith("_identity"):  # neither small nor large is good; true heads have 1
+                said = {"hurts": "raises it", "helps": "lowers it"}.get(said, said)
+            row.append(_values(without) + (f", {said}" if said != "no effect" else ""))
+        rows.append(row)
+    return ("taken away", *(words for _, words in shown)), rows
 
 
 def _values(values: list[float]) -> str:

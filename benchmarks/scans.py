@@ -4,9 +4,9 @@
 
 SCANS holds LeePerrySmith.glb and Map-COL.jpg (CC-BY 3.0, Infinite-Realities). The scan is rendered
 from several sides in two lights, the pipeline reconstructs each picture, and
-`benchmarks/results/scans.json` holds the scores of both families of weights and both methods
-(2DASL also before the colours refine it) beside the mean head, aligned the same way. The scan is a
-test: nothing is trained, selected or tuned on it.
+`benchmarks/results/scans.json` holds the scores of both families of weights and all methods
+(2DASL and PGN also before the colours refine them) beside the mean head, aligned the same way. The
+scan is a test: nothing is trained, selected or tuned on it.
 
 The file has no unit. 52.363 mm per unit comes from fitting our head model's mean to it
 (`benchmarks/results/fit_meshes.json`); the outer eye corners are then 95 mm apart. Rigid numbers
@@ -115,6 +115,7 @@ def draw_errors(data: Scans, predictions: Path, out: Path) -> None:
 SYSTEMS: dict[str, tuple[dict[str, Any], ...]] = {
     "fit": ({},),
     "dasl": ({"map": "detector"}, {"map": "detector", "refine": False}),
+    "pgn": ({}, {"refine": False}),
 }
 """Methods and how each is run."""
 

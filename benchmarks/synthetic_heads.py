@@ -1,10 +1,11 @@
 """Score the pipeline on held-out synthetic heads, beside the mean face and shuffled photos.
 
     python benchmarks/synthetic_heads.py --data DATA --heads 100 [--weights open --weights research]
-        [--method dasl [--map detector] [--no-refine]]
+        [--method dasl [--map detector] | --method pgn] [--no-refine]
 
 Renders the heads (or takes a finished set, `--set FOLDER`), predicts with each family of weights
-and writes `benchmarks/results/synthetic-heads-FAMILY.json`, of 2DASL `...-FAMILY-dasl-MAP.json`.
+and writes `benchmarks/results/synthetic-heads-FAMILY.json`, of other methods
+`...-FAMILY-METHOD-MAP.json`.
 The same run scores two controls: the mean head, which looks at no photo and must be beaten, and the
 heads handed to the wrong photos, which must not be better than the mean head (methods.md 0.6 e, f).
 With `--pictures FOLDER` it draws where the errors are.
@@ -135,7 +136,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=100, help="people")
     parser.add_argument("--views", type=int, default=1, help="images of each")
     parser.add_argument("--weights", action="append", choices=("open", "research"))
-    parser.add_argument("--method", choices=("fit", "dasl"), default="fit")
+    parser.add_argument("--method", choices=("fit", "dasl", "pgn"), default="fit")
     parser.add_argument("--map", choices=("detector", "self", "none"), help="of 2DASL (detector)")
     parser.add_argument("--no-refine", action="store_true", help="the method's own shape")
     parser.add_argument("--threads", type=int, default=1)

@@ -52,7 +52,7 @@ class PipelineConfig:
     """
 
     weights: Literal["open", "research"] = "open"
-    method: str = "fit"
+    method: str = "pgn"
     texture: str = "photo"
     faces: Literal["largest", "all"] = "largest"
     refine: bool = True

@@ -9,7 +9,10 @@ import torch
 from helpers.aflw2000_files import COUNT, face_labels, write_official, write_packed
 from lifemask.assets import UserError
 from lifemask.data.aflw2000 import crop_boxes, load_aflw2000, pose_deg_from_pose_para
+from lifemask.evaluation.metrics import geodesic_deg
+from lifemask.facemodel import load_face_model
 from lifemask.graphics.camera import rotation_from_euler_deg
+from lifemask.graphics.pose import procrustes_camera
 
 
 def test_both_layouts_give_the_same_labels(tmp_path):
@@ -120,3 +123,24 @@ def test_real_photos_follow_the_stated_signs(shared_data):
     assert np.corrcoef(tilt, data.pose_deg[frontal, 2])[0, 1] > 0.9
     nearer = points[frontal, 30, 2] - (points[frontal, 0, 2] + points[frontal, 16, 2]) / 2
     assert (nearer > 0).all()
+
+
+def test_the_pose_is_the_rotation_that_the_labelled_landmarks_show(shared_data):
+    """The mean head laid onto the 3D landmarks turns as `Pose_Para` says; with no other signs."""
+    folder = shared_data / "aflw2000_dev"
+    if not folder.is_dir():
+        pytest.skip("no aflw2000_dev in the shared data folder")
+    data, model = load_aflw2000(folder), load_face_model()
+    mean = model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
+    points = model.landmarks(mean, "ibug68-3d-bfm").double()
+    shown = procrustes_camera(
+        points.expand(len(data), -1, -1), torch.from_numpy(data.landmarks68).double()
+    ).rotation.numpy()
+
+    def apart(signs: tuple[float, float, float]) -> float:
+        stated = rotation_from_euler_deg(torch.from_numpy(data.pose_deg * signs)).numpy()
+        return float(np.median(geodesic_deg(stated, shown)))
+
+    assert apart((1, 1, 1)) < 3
+    for signs in ((-1, 1, 1), (1, -1, 1), (1, 1, -1)):
+        assert apart(signs) > 8

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.aflw2000_files import COUNT, face_labels, write_official, write_packed
 from lifemask.assets import UserError
-from lifemask.data.aflw2000 import load_aflw2000
+from lifemask.data.aflw2000 import load_aflw2000, pose_deg_from_pose_para
 from lifemask.evaluation import aflw2000
 from lifemask.evaluation.aflw2000 import STANDARD_FLAGS, score_aflw2000
 from lifemask.evaluation.metrics import unpacked
@@ -201,8 +201,24 @@ def test_pose_numbers_leave_out_what_hopenets_rule_leaves_out(packed):
     write_packed(packed.parent / "far", far)
     wide = load_aflw2000(packed.parent / "far")
     result = score_aflw2000(wide, perfect(wide))
-    assert number(result, "yaw_error_deg", images="angles <= 99")["images"] == COUNT - 1
-    assert number(result, "yaw_error_deg", images="all")["images"] == COUNT
+    limited = number(result, "yaw_error_deg", images="angles <= 99")
+    assert limited["images"] == COUNT - 1 and limited["left_out"] == 1
+    everyone = number(result, "yaw_error_deg", images="all")
+    assert everyone["images"] == COUNT and everyone["left_out"] == 0
+
+
+def test_pose_errors_are_those_of_the_data_sets_own_angles(packed):
+    """A head pitched further by 10 degrees in the data set's order, not in ours."""
+    data = load_aflw2000(packed)
+    para = face_labels()["pose_para"].copy()
+    para[:, 0] += np.radians(10.0)
+    result = score_aflw2000(data, perfect(data, pose_deg=pose_deg_from_pose_para(para)))
+    for metric, value in (("pitch", 10.0), ("yaw", 0.0), ("roll", 0.0), ("mean_euler", 10 / 3)):
+        entry = number(result, f"{metric}_error_deg", images="all")
+        assert entry["value"] == pytest.approx(value, abs=1e-3), metric
+    assert number(result, "geodesic_error_deg", images="all")["value"] == pytest.approx(
+        10, abs=1e-3
+    )
 
 
 def oracle(data, log=None):

@@ -62,7 +62,7 @@ def test_a_run_is_resumed_and_another_runs_folder_refused(heads, tmp_path):
 
 
 def test_wrong_names_are_refused(heads, tmp_path):
-    with pytest.raises(UserError, match="valid: fit, dasl, mean"):
+    with pytest.raises(UserError, match="valid: fit, dasl, pgn, mean"):
         predict_meshes("synthetic_heads", heads, tmp_path, method="landmarker")  # pyright: ignore
     with pytest.raises(UserError, match="synthetic_heads"):
         predict_meshes("aflw", heads, tmp_path)

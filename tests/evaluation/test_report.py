@@ -86,6 +86,22 @@ def test_published_tables_show_ours_only_where_the_flags_agree():
     )
 
 
+def test_published_head_pose_stands_beside_ours_over_the_same_photos():
+    published = json.loads((ROOT / "benchmarks" / "published.json").read_text(encoding="utf-8"))
+    ours = result(0, "ours")
+    flags = {"images": "angles <= 99", "pool": "images"}
+    names = {"yaw": 1.0, "pitch": 2.0, "roll": 3.0, "mean_euler": 2.0}
+    for name, value in names.items():
+        for images, more in (("angles <= 99", 0.0), ("all", 5.0)):
+            entry = {"metric": f"{name}_error_deg", "flags": flags | {"images": images}}
+            ours["numbers"].append(entry | {"value": value + more, "images": 7})
+    text = "\n".join(report.published_lines(published, "aflw2000", {"a": ours}))
+    assert "| **ours** | 1.00 | 2.00 | 3.00 | 2.00 | ours, set, 7 images, 1 missed |" in text
+    ours["numbers"].pop(-2)  # without its mean over the same photos it has no row there
+    text = "\n".join(report.published_lines(published, "aflw2000", {"a": ours}))
+    assert "ours, set, 7 images" not in text and "| 6DRepNet | 3.63 | 4.91 | 3.37 | 3.97 |" in text
+
+
 def test_every_published_number_has_a_mark_and_known_columns():
     published = json.loads((ROOT / "benchmarks" / "published.json").read_text(encoding="utf-8"))
     marks = {"secondary", "measured", "recomputed", "code"}

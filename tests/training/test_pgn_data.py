@@ -16,6 +16,7 @@ from lifemask.training.pgn_data import (
     load_photos,
     yaw_and_aspect,
 )
+from lifemask.training.recipes import Family
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def places(tmp_path_factory):
     return folder
 
 
-def corpus(places, family="open", held_out=1):
+def corpus(places, family: Family = "open", held_out=1):
     paths = ([places / "cache"], places / "prepared")
     return load_pgn_corpus(family, None, *paths, held_out, load_face_model())
 

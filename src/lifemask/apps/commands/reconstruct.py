@@ -75,7 +75,7 @@ def reconstruct(
     sample: Annotated[
         bool, typer.Option("--sample", help="Use the public-domain portrait of an astronaut.")
     ] = False,
-    method: Method = "fit",
+    method: Method = "pgn",
     map_source: MapSource = None,
     shape: Shape = None,
     texture: Texture = "photo",
