@@ -23,7 +23,7 @@ from lifemask.methods._pgn_types import CropCamera, PgnBatch
 from lifemask.methods._targets import HeadLabels, SourceRows
 from lifemask.methods.pgn import PgnLoss, PgnLossConfig, create_pgn
 
-TERMS = ("pgn3d", "pgn2d", "anchors", "landmarks", "param", "reg", "offset")
+TERMS = ("pgn3d", "pgn2d", "anchors", "landmarks", "param", "reg", "prior", "offset")
 NO_PAIRS = PairConfig(0.0, 0.0, 0.0)
 SMALL = PgnConfig("tiny", 48, map_size=32, widths=(16, 16, 16), hidden=32)
 LOG_BETA = -3.0
