@@ -205,6 +205,22 @@ def test_the_prior_makes_heads_plausible(true, position_map):
     assert identity.norm() < 0.3 * start[0].norm()
 
 
+@pytest.mark.parametrize("source", MARKED)
+def test_heads_of_photos_are_held_nearer_to_the_mean(true, position_map, source):
+    """Renders know better; nothing but points in the picture is known of a photo."""
+    loss, batch = loss_of(only(prior=1.0)), batch_of(true, source)
+    start = 2 * torch.sign(true.identity), torch.full_like(true.expression, 1.0)
+    found = free(*start)
+    descend(lambda: loss(toy.answer(position_map, *found), batch, 0.0)[0], found, 100, 0.05)
+    assert found[0].norm() < 0.3 * start[0].norm() and found[1].abs().max() < 0.1
+    far = toy.repeated(toy.answer(position_map, *start), 2)
+    value, parts = loss(far, batch_of(true, "renders", source), 0.0)
+    assert set(parts) == {"prior"}
+    assert float(value) == pytest.approx((4 + 2 * 1) / 2)  # of half of the faces
+    of_renders = loss_of(only(prior=1.0, reg=1e-3))(far, batch_of(true, "renders"), 0.0)[1]
+    assert set(of_renders) == {"reg"}
+
+
 def test_offsets_shrink(true):
     loss, batch = loss_of(only(offset=0.2)), batch_of(true, "ytf68")
     with torch.no_grad():
@@ -368,9 +384,8 @@ def test_a_known_shift_costs_what_huber_says(true, position_map, apart_px):
         value = loss_of(only(landmarks=1.0))(output, batch_of(true, source), 0.0)[0]
         assert float(value) == pytest.approx(wanted, abs=0.02)
     value = loss_of(only(pgn2d=1.0))(output, batch_of(true, "found"), 0.0)[0]
-    assert float(value) == pytest.approx(
-        wanted, abs=0.3
-    )  # landmarks of the map are near the true ones
+    linear = apart_px - 0.25  # beyond half a px; the map's landmarks are near the true ones
+    assert float(value) == pytest.approx(linear, abs=0.3)
 
 
 @pytest.mark.parametrize("source", MARKED)
@@ -411,8 +426,8 @@ def test_points_that_the_map_is_unsure_of_count_less(true, position_map):
     sure, alike, unsure, hopeless = (cost(toy.LOG_BETA + d) for d in (-1.0, 0.0, 1.0, 20.0))
     for k in range(2):
         assert sure[k] > 1.5 * alike[k] and unsure[k] < 0.6 * alike[k]
-        assert hopeless[k] == pytest.approx(SURE_RANGE[0] * alike[k], rel=0.1)
-    apart = 0.5 * 60 - 1.5
+        assert hopeless[k] == pytest.approx(SURE_RANGE[0] * alike[k], rel=0.15)
+    apart = 0.5 * 60 - PgnLossConfig().map_huber_px / 2
     assert alike[0] == pytest.approx(apart / 68, rel=0.15)
     most = cost(-20.0)
     assert most[0] < SURE_RANGE[1] / SURE_RANGE[0] * alike[0]
