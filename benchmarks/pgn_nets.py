@@ -28,7 +28,7 @@ from dasl_nets import YARDSTICK, Timing, time_one_face  # noqa: E402
 from lifemask.assets import weights_path  # noqa: E402
 from lifemask.facemodel import load_face_model  # noqa: E402
 from lifemask.graphics.pose import perspective_camera  # noqa: E402
-from lifemask.methods._dasl_head import project_points  # noqa: E402
+from lifemask.methods._coefficients import project_points  # noqa: E402
 from lifemask.methods._pgn_fit import FittedHeads, fit_heads  # noqa: E402
 from lifemask.methods._pgn_pose import HeadPose, solve_pose  # noqa: E402
 from lifemask.methods.pgn import (  # noqa: E402

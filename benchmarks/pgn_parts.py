@@ -15,7 +15,7 @@ from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.symmetry import head_symmetry
 from lifemask.graphics.pose import similarity
-from lifemask.methods._dasl_head import project_points
+from lifemask.methods._coefficients import project_points
 from lifemask.methods._pgn_fit import FittedHeads, fit_heads
 from lifemask.methods._pgn_net import Frames
 from lifemask.methods._pgn_predict import mirrored_mean

@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from lifemask.graphics.pose import perspective_camera, procrustes_camera
-from lifemask.methods._dasl_head import CoefficientHead
+from lifemask.methods._coefficients import CoefficientHead
 from lifemask.methods._pgn_fit import FittedHeads
 from lifemask.methods._pgn_pose import HeadPose, solve_pose
 from lifemask.methods._targets import HeadLabels

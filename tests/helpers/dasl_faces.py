@@ -15,7 +15,7 @@ from lifemask.facemodel.base import FaceModel, LandmarkEmbedding, Topology
 from lifemask.facemodel.landmarks import convert, flip_table
 from lifemask.facemodel.linear import LinearFaceModel
 from lifemask.graphics.pose import project_with_jacobian
-from lifemask.methods._dasl_head import LABEL_SETS
+from lifemask.methods._coefficients import LABEL_SETS
 from lifemask.training.dasl_data import DaslCorpus, DetectedMaps, FaceSet
 from lifemask.training.dasl_labels import PoseLabels
 from lifemask.types import Camera

@@ -17,8 +17,7 @@ from lifemask.facemodel.base import FaceModel, LandmarkEmbedding, Topology
 from lifemask.facemodel.landmarks import flip_table
 from lifemask.facemodel.linear import LinearFaceModel
 from lifemask.graphics.camera import orthographic_camera, project, rotation_from_euler_deg
-from lifemask.methods._dasl_head import CoefficientHead
-from lifemask.methods._dasl_types import PoseKind
+from lifemask.methods._coefficients import CoefficientHead, PoseKind
 from lifemask.methods._targets import HeadLabels
 from lifemask.types import Camera
 

@@ -14,7 +14,7 @@ from helpers.dasl_heads import camera_of, half_crops, points_px
 from lifemask.evaluation.metrics import geodesic_deg, nme_percent
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import convert
-from lifemask.methods._dasl_head import CoefficientHead
+from lifemask.methods._coefficients import CoefficientHead
 from lifemask.methods._dasl_loss import DaslLoss, DaslLossConfig, TwoPasses
 from lifemask.methods._targets import HeadLabels, SourceRows
 

@@ -15,7 +15,7 @@ from lifemask.data.base import CropSet, save_crops
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import convert
 from lifemask.graphics.camera import orthographic_camera, pinhole_camera, project
-from lifemask.methods._dasl_head import LABEL_SETS
+from lifemask.methods._coefficients import LABEL_SETS
 from lifemask.training.dasl_data import FaceSet
 from lifemask.training.dasl_labels import PoseLabels, fit_orthographic
 from lifemask.training.pgn_data import PgnCorpus, PgnFaces, load_photos

@@ -11,7 +11,7 @@ from lifemask.assets import UserError
 from lifemask.facemodel import load_face_model
 from lifemask.faces.crop import crop_square, photo_to_crop, square_box
 from lifemask.graphics.camera import project
-from lifemask.methods._dasl_head import CoefficientHead
+from lifemask.methods._coefficients import CoefficientHead
 from lifemask.methods._dasl_predict import map_points
 from lifemask.methods._dasl_types import MapPoints
 from lifemask.methods._targets import HeadLabels

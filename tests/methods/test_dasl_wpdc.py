@@ -8,7 +8,7 @@ import torch
 from helpers.dasl_heads import mask_model, random_labels, whitened_head
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.linear import GAIN_RANGE
-from lifemask.methods._dasl_head import _free_vertices
+from lifemask.methods._coefficients import _free_vertices
 from lifemask.methods._dasl_wpdc import Importance
 
 POSES = ["rot6d", "affine12"]

@@ -7,7 +7,7 @@ import roma
 import torch
 
 from lifemask.facemodel import load_face_model
-from lifemask.methods._dasl_head import CoefficientHead, project_points
+from lifemask.methods._coefficients import CoefficientHead, project_points
 from lifemask.methods._pgn_fit import FittedHeads, PgnFitConfig, fit_heads
 from lifemask.methods._pgn_pose import HeadPose, solve_pose
 

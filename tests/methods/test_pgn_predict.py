@@ -14,7 +14,7 @@ from lifemask.graphics.camera import (
     project,
     rotation_from_euler_deg,
 )
-from lifemask.methods._dasl_head import project_points
+from lifemask.methods._coefficients import project_points
 from lifemask.methods._pgn_predict import (
     FrameView,
     PgnPredictConfig,

@@ -110,9 +110,9 @@ def test_what_was_chosen_is_recorded(egg):
     model, _, geometry = egg
     seen = FaceInput(PHOTO, FACE)
     plain = PgnStage(FakePredictor(geometry), model)
-    assert plain.options(seen) == {"shape": "model", "flip": "no"}
-    stage = PgnStage(FakePredictor(geometry), model, PgnPredictConfig(flip=True, shape="map"))
-    assert stage.options(seen) == {"shape": "map", "flip": "yes"}
+    assert plain.options(seen) == {"shape": "model", "flip": "yes"}
+    stage = PgnStage(FakePredictor(geometry), model, PgnPredictConfig(flip=False, shape="map"))
+    assert stage.options(seen) == {"shape": "map", "flip": "no"}
 
 
 def test_missing_weights_are_told(monkeypatch, tmp_path, egg):

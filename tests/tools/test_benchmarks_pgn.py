@@ -231,7 +231,7 @@ def test_a_doubt_that_is_the_error_is_told_from_one_that_is_not(bench):
 
 
 def test_labels_of_a_square_become_cameras_of_the_picture(bench, model):
-    from lifemask.methods._dasl_head import project_points
+    from lifemask.methods._coefficients import project_points
     from lifemask.methods._targets import HeadLabels
 
     box = (10.0, 20.0, 110.0, 120.0)

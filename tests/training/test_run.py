@@ -133,7 +133,7 @@ def test_every_switch_changes_a_setting():
 
 
 def test_unknown_networks_are_told():
-    with pytest.raises(UserError, match="unknown network 'mind'; valid: landmarker, dasl, parser"):
+    with pytest.raises(UserError, match="unknown network 'mind'; valid: landmarker, dasl, pgn"):
         load_trainable("mind")
     with pytest.raises(UserError, match="no module"):
         load_trainable("no_such_module:TOY")

@@ -13,7 +13,7 @@ from lifemask.facemodel.landmarks import convert
 from lifemask.faces.crop import Box, square_box
 from lifemask.faces.landmarker import face_square, quarter_turns
 from lifemask.graphics.camera import camera_from_crop, camera_turned_back
-from lifemask.methods._dasl_head import CoefficientHead
+from lifemask.methods._coefficients import CoefficientHead
 from lifemask.methods._targets import HeadLabels
 from lifemask.nn.parametric import LENGTH_MM
 from lifemask.types import Camera, Crop, Face, Geometry, Landmarks, ModelParams

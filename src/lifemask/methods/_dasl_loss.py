@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from lifemask.losses import distance, gaussian_prior
 from lifemask.methods._clicks import PX, ClickConfig, Clicks
-from lifemask.methods._dasl_head import CoefficientHead, Posed
+from lifemask.methods._coefficients import CoefficientHead, Posed
 from lifemask.methods._dasl_wpdc import Importance
 from lifemask.methods._targets import HeadLabels, SourceRows
 from lifemask.nn.critic import Critic

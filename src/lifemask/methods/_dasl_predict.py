@@ -17,8 +17,8 @@ from lifemask.faces.crop import Box, crop_square, photo_to_crop
 from lifemask.faces.landmarker import turned_back
 from lifemask.graphics.camera import project
 from lifemask.graphics.pose import affine_camera, procrustes_camera
+from lifemask.methods._coefficients import CoefficientHead
 from lifemask.methods._crops import first_place, head_geometry, scored_points
-from lifemask.methods._dasl_head import CoefficientHead
 from lifemask.methods._dasl_types import MapPoints, MapSource
 from lifemask.methods._targets import HeadLabels
 from lifemask.nn.landmark_map import facing

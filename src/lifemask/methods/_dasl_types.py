@@ -13,7 +13,6 @@ from torch import Tensor
 
 from lifemask.methods._targets import SourceRows
 
-PoseKind = Literal["rot6d", "affine12"]
 MapSource = Literal["detector", "self", "none"]
 
 

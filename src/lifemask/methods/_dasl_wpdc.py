@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lifemask.facemodel.linear import GAIN_RANGE
-from lifemask.methods._dasl_head import CoefficientHead
+from lifemask.methods._coefficients import CoefficientHead
 from lifemask.nn.parametric import rotation_from_6d
 
 EPS = 1e-6

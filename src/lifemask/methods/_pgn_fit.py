@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lifemask.graphics.pose import cross_matrix
-from lifemask.methods._dasl_head import CoefficientHead, project_points
+from lifemask.methods._coefficients import CoefficientHead, project_points
 from lifemask.methods._pgn_pose import HeadPose
 
 

@@ -18,7 +18,7 @@ from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.chart import create_chart
 from lifemask.losses import distance, gaussian_prior, huber, weighted_mean
 from lifemask.methods._clicks import PX, ClickConfig, Clicks
-from lifemask.methods._dasl_head import CoefficientHead
+from lifemask.methods._coefficients import CoefficientHead
 from lifemask.methods._pgn_net import PgnNet, PgnOutput
 from lifemask.methods._pgn_pairs import PairConfig, PairTerms
 from lifemask.methods._pgn_swap import PosedFrames

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.chart import create_chart, map_weights
-from lifemask.methods._dasl_head import START_6D, CoefficientHead, project_points
+from lifemask.methods._coefficients import START_6D, CoefficientHead, project_points
 from lifemask.methods._pgn_pose import HeadPose, affine_solver, solve_pose, unposed
 from lifemask.nn.backbones import MOBILE_BLOCKS, MOBILE_HIDDEN, MOBILE_WIDTHS, create_backbone
 from lifemask.nn.landmark_net import LandmarkNet, LandmarkNetConfig

@@ -18,8 +18,8 @@ from lifemask.faces.crop import Box, crop_square, crop_to_photo
 from lifemask.faces.landmarker import turned_back
 from lifemask.graphics.camera import camera_like, default_focal_px, project
 from lifemask.graphics.pose import perspective_camera
+from lifemask.methods._coefficients import project_points
 from lifemask.methods._crops import Place, first_place, head_geometry, scored_points
-from lifemask.methods._dasl_head import project_points
 from lifemask.methods._pgn_fit import FittedHeads, PgnFitConfig, fit_heads
 from lifemask.methods._pgn_net import Frames, PgnConfig, PgnNet
 from lifemask.methods._targets import HeadLabels

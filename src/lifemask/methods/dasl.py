@@ -22,10 +22,9 @@ from torch import Tensor, nn
 from lifemask.assets import AssetError, UserError, network_card
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
-from lifemask.methods._dasl_head import CoefficientHead, Posed
+from lifemask.methods._coefficients import CoefficientHead, Posed, PoseKind
 from lifemask.methods._dasl_loss import DaslLoss, DaslLossConfig
 from lifemask.methods._dasl_predict import DaslPredictConfig, DaslPredictor
-from lifemask.methods._dasl_types import PoseKind
 from lifemask.nn.backbones import Backbone, BackboneName, create_backbone
 from lifemask.nn.landmark_map import MapKind, draw_map
 from lifemask.nn.shipped import Engine, load_network, with_weights

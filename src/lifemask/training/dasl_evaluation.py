@@ -14,7 +14,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from lifemask.data.augment import move_points, warp
-from lifemask.methods._dasl_head import Posed
+from lifemask.methods._coefficients import Posed
 from lifemask.methods._dasl_types import MapPoints
 from lifemask.methods.dasl import DaslNet
 from lifemask.nn.landmark_net import unit_from_crop_px

@@ -1,4 +1,4 @@
-"""From whitened coefficients to a posed head and back: the `S(p)` and `project` of 2DASL.
+"""From whitened coefficients to a posed head and back, for the methods that regress a head.
 
 The coefficient vector is `pose | identity | expression`. Pose is `rot6d`: the first two columns of
 the rotation (6), log scale (1), shift (2); or `affine12`, as published: a free 3 x 4 matrix, rows
@@ -7,7 +7,7 @@ first, then the translation. Lengths are half-crops, model lengths 100 mm.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,11 +17,11 @@ from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import convert
 from lifemask.facemodel.linear import GAIN_RANGE, LinearFaceModel
 from lifemask.graphics.pose import nearest_rotation
-from lifemask.methods._dasl_types import PoseKind
 from lifemask.methods._targets import HeadLabels
 from lifemask.nn.landmark_map import facing, map18_normals
 from lifemask.nn.parametric import LENGTH_MM, rotation_from_6d
 
+PoseKind = Literal["rot6d", "affine12"]
 LABEL_SETS = ("lifemask392", "ibug68-3d-bfm", "ibug68", "ict68")
 SETS_68 = ("ict68", "ibug68-3d-bfm", "ibug68")
 POSE_SIZE: dict[str, int] = {"rot6d": 9, "affine12": 12}
@@ -48,7 +48,7 @@ class Posed(NamedTuple):
 
 
 class CoefficientHead(nn.Module):
-    """The points of a linear face model that 2DASL looks at, as buffers; nothing learned.
+    """The points of a linear face model that a network looks at, as buffers; nothing learned.
 
     Heads turn about a pivot, the middle of the mean face's landmarks, so that a wrong rotation
     does not shift the face. Expressions are scaled by identity as `LinearFaceModel` does.
@@ -70,7 +70,7 @@ class CoefficientHead(nn.Module):
         if not self.label_set:
             known = ", ".join(sorted(model.landmark_embeddings)) or "none"
             raise ValueError(
-                f"2DASL needs one of the landmark sets {', '.join(LABEL_SETS)}; the face model "
+                f"the network needs one of the landmark sets {', '.join(LABEL_SETS)}; the face model "
                 f"{model.name!r} has {known}"
             )
         self.sets68 = _sets68(self.label_set)

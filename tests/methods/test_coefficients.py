@@ -20,7 +20,7 @@ from lifemask.facemodel import load_face_model
 from lifemask.facemodel.landmarks import convert
 from lifemask.facemodel.linear import GAIN_RANGE
 from lifemask.graphics.camera import project, rotation_from_euler_deg
-from lifemask.methods._dasl_head import CoefficientHead, project_points
+from lifemask.methods._coefficients import CoefficientHead, project_points
 from lifemask.methods._targets import HeadLabels
 from lifemask.methods.dasl import DaslConfig, create_dasl
 
