@@ -70,8 +70,8 @@ class CoefficientHead(nn.Module):
         if not self.label_set:
             known = ", ".join(sorted(model.landmark_embeddings)) or "none"
             raise ValueError(
-                f"the network needs one of the landmark sets {', '.join(LABEL_SETS)}; the face model "
-                f"{model.name!r} has {known}"
+                f"the network needs one of the landmark sets {', '.join(LABEL_SETS)}; "
+                f"the face model {model.name!r} has {known}"
             )
         self.sets68 = _sets68(self.label_set)
         self.scored = "ibug68-3d-bfm" if "ibug68-3d-bfm" in self.sets68 else next(iter(self.sets68))
