@@ -7,12 +7,11 @@ from typing import Protocol, get_args
 import numpy as np
 from jaxtyping import UInt8
 
-from lifemask.assets import AssetError, weights_folder
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.crop import Box
 from lifemask.methods._dasl_types import MapSource
 from lifemask.methods._given_landmarks import completed, upright_face, with_distance
-from lifemask.methods._stage import FaceInput, StageSetup
+from lifemask.methods._stage import FaceInput, StageSetup, installed_weights
 from lifemask.methods.dasl import DaslPredictConfig, load_dasl
 from lifemask.types import Face, Geometry, Landmarks
 
@@ -86,11 +85,6 @@ def create_stage(setup: StageSetup) -> DaslStage:
     Raises:
         AssetError: its weights are missing or damaged.
     """
-    name = f"dasl-{setup.weights}"
-    if not (weights_folder() / f"{name}.json").is_file():
-        raise AssetError(
-            f"dasl weights are not installed: {name} is not in {weights_folder()}; install"
-            " lifemask again, or use --method fit"
-        )
+    installed_weights("dasl", setup.weights)
     predictor = load_dasl(setup.weights, threads=setup.threads)
     return DaslStage(predictor, setup.model, setup.settings)

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from jaxtyping import UInt8
 
-from lifemask.assets import AssetError, weights_folder
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.crop import Box
 from lifemask.methods._given_landmarks import completed, upright_face, with_distance
-from lifemask.methods._stage import FaceInput, StageSetup
+from lifemask.methods._stage import FaceInput, StageSetup, installed_weights
 from lifemask.types import Face, Geometry, Landmarks
 
 if TYPE_CHECKING:
@@ -102,12 +101,7 @@ def create_stage(setup: StageSetup) -> PgnStage:
     Raises:
         AssetError: its weights are missing or damaged.
     """
-    name = f"pgn-{setup.weights}"
-    if not (weights_folder() / f"{name}.json").is_file():
-        raise AssetError(
-            f"pgn weights are not installed: {name} is not in {weights_folder()}; install"
-            " lifemask again, or use --method fit"
-        )
+    installed_weights("pgn", setup.weights)
     from lifemask.methods.pgn import load_pgn
 
     return PgnStage(load_pgn(setup.weights, threads=setup.threads), setup.model, setup.settings)

@@ -15,11 +15,26 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from lifemask.assets import AssetError, weights_folder
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.crop import Box
 from lifemask.types import Appearance, Face, Geometry, Landmarks
 
 _Result = TypeVar("_Result", Landmarks, Geometry, Appearance | None)
+
+
+def installed_weights(method: str, family: str) -> None:
+    """Refuse a method whose network is not there.
+
+    Raises:
+        AssetError: the line says what else to use.
+    """
+    name = f"{method}-{family}"
+    if not (weights_folder() / f"{name}.json").is_file():
+        raise AssetError(
+            f"{method} weights are not installed: {name} is not in {weights_folder()}; install"
+            " lifemask again, or use --method fit"
+        )
 
 
 @dataclass(frozen=True)

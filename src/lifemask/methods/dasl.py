@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lifemask.assets import AssetError, UserError, network_card
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
 from lifemask.methods._coefficients import CoefficientHead, Posed, PoseKind
@@ -27,7 +26,7 @@ from lifemask.methods._dasl_loss import DaslLoss, DaslLossConfig
 from lifemask.methods._dasl_predict import DaslPredictConfig, DaslPredictor
 from lifemask.nn.backbones import Backbone, BackboneName, create_backbone
 from lifemask.nn.landmark_map import MapKind, draw_map
-from lifemask.nn.shipped import Engine, load_network, with_weights
+from lifemask.nn.shipped import Engine, described, family_name, load_network, with_weights
 
 __all__ = [
     "DaslConfig",
@@ -246,22 +245,10 @@ def load_dasl(
         AssetError: the weights are missing or damaged.
         ValueError: an unknown family or engine.
     """
-    if weights not in ("open", "research"):
-        raise ValueError(f"unknown weights {weights!r}; valid: open, research")
-    name = f"dasl-{weights}"
+    name = family_name("dasl", weights)
     model = load_face_model()
-    config, network = _described(name, model)
+    network = described(name, lambda card: create_dasl(config_from_dict(card), model))
     head = with_weights(network, name).head
     inputs = ("crops", "landmarks")
     run = load_network(name, engine, inputs, threads, lambda: ExportNet(network))
-    return DaslPredictor(run, config, head, model, weights)
-
-
-def _described(name: str, model: FaceModel) -> tuple[DaslConfig, DaslNet]:
-    """The network that a card describes, without its weights."""
-    card = network_card(name)
-    try:
-        config = config_from_dict(card)
-        return config, create_dasl(config, model)
-    except (TypeError, ValueError, KeyError, UserError) as error:
-        raise AssetError(f"weight card {name}.json is damaged: install lifemask again") from error
+    return DaslPredictor(run, network.config, head, model, weights)

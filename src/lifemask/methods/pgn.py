@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lifemask.assets import AssetError, UserError, network_card
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
 from lifemask.methods._pgn_fit import PgnFitConfig
@@ -31,7 +30,7 @@ from lifemask.methods._pgn_predict import (
     PgnPrediction,
     PgnPredictor,
 )
-from lifemask.nn.shipped import Engine, load_network, with_weights
+from lifemask.nn.shipped import Engine, described, family_name, load_network, with_weights
 
 __all__ = [
     "FrameView",
@@ -105,19 +104,9 @@ def load_pgn(
         AssetError: the weights are missing or damaged.
         ValueError: an unknown family or engine.
     """
-    if weights not in ("open", "research"):
-        raise ValueError(f"unknown weights {weights!r}; valid: open, research")
-    name = f"pgn-{weights}"
+    name = family_name("pgn", weights)
     model = load_face_model()
-    net = with_weights(_described(name, model), name).eval()
+    net = described(name, lambda card: create_pgn(config_from_dict(card), model, chart=False))
+    net = with_weights(net, name).eval()
     run = load_network(name, engine, ("crops",), threads, lambda: ExportNet(net))
     return PgnPredictor(run, net, model, weights)
-
-
-def _described(name: str, model: FaceModel) -> PgnNet:
-    """The network that a card describes, without its weights."""
-    card = network_card(name)
-    try:
-        return create_pgn(config_from_dict(card), model, chart=False)
-    except (TypeError, ValueError, KeyError, UserError) as error:
-        raise AssetError(f"weight card {name}.json is damaged: install lifemask again") from error

@@ -11,7 +11,7 @@ import torch
 from numpy import ndarray
 from torch import nn
 
-from lifemask.assets import AssetError, weights_path
+from lifemask.assets import AssetError, UserError, network_card, weights_path
 
 Engine = Literal["onnx", "torch"]
 Network = TypeVar("Network", bound=nn.Module)
@@ -87,6 +87,34 @@ def load_network(
     if engine == "torch":
         return TorchNetwork(module())
     raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
+
+
+def family_name(method: str, weights: str) -> str:
+    """Name of the files of a method's network.
+
+    Raises:
+        ValueError: an unknown family.
+    """
+    if weights not in ("open", "research"):
+        raise ValueError(f"unknown weights {weights!r}; valid: open, research")
+    return f"{method}-{weights}"
+
+
+def described(name: str, create: Callable[[dict[str, Any]], Network]) -> Network:
+    """The network that a card describes, without its weights.
+
+    Args:
+        name: of its files.
+        create: makes it from the card's settings.
+
+    Raises:
+        AssetError: the card is missing or damaged.
+    """
+    card = network_card(name)
+    try:
+        return create(card)
+    except (TypeError, ValueError, KeyError, UserError) as error:
+        raise AssetError(f"weight card {name}.json is damaged: install lifemask again") from error
 
 
 def with_weights(network: Network, name: str) -> Network:

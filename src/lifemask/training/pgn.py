@@ -98,9 +98,10 @@ def run_training(
     )
     if not recipe.unlabelled:
         corpus = replace(corpus, photos={})
-    semantic = batches.pairs and recipe.loss.pairs.semantic
+    terms = recipe.loss.pairs
+    looks = terms.semantic or (terms.occluders and (terms.photometric or terms.flow))
     half = recipe.precision.startswith("bf16")
-    parser = load_frozen_parser(recipe.family, half) if semantic else None
+    parser = load_frozen_parser(recipe.family, half) if batches.pairs and looks else None
     averaged = train(
         network,
         PgnLoss(network, model, recipe.loss, parser),
