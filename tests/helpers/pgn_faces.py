@@ -12,6 +12,7 @@ import torch
 
 from helpers.dasl_faces import EXPAND, NOMINAL, SIZE, dotted, rotations, scored68
 from lifemask.data.base import CropSet, save_crops
+from lifemask.data.sight import along_sight, toward_camera
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import convert
 from lifemask.graphics.camera import orthographic_camera, pinhole_camera, project
@@ -61,6 +62,19 @@ def faces_of(
     pinhole: bool = False,
 ) -> PgnFaces:
     """Renders: dotted heads with exact cameras, a person's frames beside each other."""
+    return rendered(model, people, frames, seed, yaw_deg, size, pinhole)[0]
+
+
+def rendered(
+    model: FaceModel,
+    people: int = 4,
+    frames: int = 2,
+    seed: int = 0,
+    yaw_deg: float = 20.0,
+    size: int = SIZE,
+    pinhole: bool = False,
+) -> tuple[PgnFaces, dict[str, np.ndarray]]:
+    """`faces_of`, and what a cache tells of their points and cameras."""
     rng = np.random.default_rng(seed)
     count = people * frames
     identity, expression = heads(model, people, frames, rng)
@@ -72,7 +86,10 @@ def faces_of(
         points_mm = model.landmarks(vertices, label_set)
         square_mm = model.landmarks(vertices, scored68(model))
     camera = camera_to(square_mm, rotation, size, pinhole)
+    told = camera_labels(camera)
     points, square = project(points_mm, camera), project(square_mm, camera)[..., :2]
+    told["points"] = points.numpy()
+    points = torch.from_numpy(along_sight(told))
     fitted = fit_orthographic(points_mm, points)
     labels = PoseLabels(
         fitted.rotation.numpy(), fitted.scale.numpy(), fitted.translation[:, :2].numpy(),
@@ -90,20 +107,34 @@ def faces_of(
         np.arange(people).repeat(frames),
     )
     usable = np.ones(count, bool)
-    return PgnFaces(FaceSet(crops, labels), _cameras(camera), crops.yaw_deg, usable)
+    return PgnFaces(FaceSet(crops, labels), _cameras(told), crops.yaw_deg, usable), told
 
 
-def _cameras(camera: Camera) -> RenderCameras:
+def _cameras(told: dict[str, np.ndarray]) -> RenderCameras:
+    pinhole = ~told["orthographic"]
+    return RenderCameras(
+        told["rotation"],
+        told["translation_mm"],
+        np.where(pinhole, told["f_px"], told["scale_px_per_mm"]),
+        pinhole,
+        told["center_px"],
+        told["scale_px_per_mm"],
+        toward_camera(told).astype(np.float32),
+    )
+
+
+def camera_labels(camera: Camera) -> dict[str, np.ndarray]:
+    """What a cache tells of cameras."""
     away = camera.model == "pinhole"
     translation, zoom = camera.translation.numpy(), camera.scale.numpy()
-    return RenderCameras(
-        camera.rotation.numpy(),
-        translation if away else np.zeros_like(translation),
-        zoom,
-        np.full(len(zoom), away),
-        camera.center.numpy() if away else translation[:, :2],
-        zoom / -translation[:, 2] if away else zoom,
-    )
+    return {
+        "rotation": camera.rotation.numpy(),
+        "translation_mm": translation if away else np.zeros_like(translation),
+        "f_px": zoom if away else np.zeros_like(zoom),
+        "center_px": camera.center.numpy() if away else translation[:, :2],
+        "scale_px_per_mm": zoom / -translation[:, 2] if away else zoom,
+        "orthographic": np.full(len(zoom), not away),
+    }
 
 
 def photos_of(
@@ -142,23 +173,16 @@ def write_renders(
     """A cache in the layout of `lifemask.data.synthetic`; the camera changes with the shard."""
     folder.mkdir(parents=True)
     for shard in range(shards):
-        faces = faces_of(model, people, frames, seed=shard, pinhole=bool(shard % 2))
-        labels, cameras = faces.faces.labels, faces.cameras
-        assert labels is not None and cameras is not None
-        assert faces.crops.person is not None
+        faces, told = rendered(model, people, frames, seed=shard, pinhole=bool(shard % 2))
+        labels = faces.faces.labels
+        assert labels is not None and faces.crops.person is not None
         np.save(folder / f"images-{shard:04d}.npy", faces.crops.images[0])
         np.savez(
             folder / f"labels-{shard:04d}.npz",
-            points=faces.crops.points,
+            **told,
             visible=faces.crops.visible,
-            rotation=cameras.rotation,
-            translation_mm=cameras.translation_mm,
-            f_px=np.where(cameras.pinhole, cameras.zoom, 0),
-            center_px=cameras.center_px,
-            scale_px_per_mm=cameras.px_per_mm,
             identity=labels.identity,
             expression=labels.expression,
-            orthographic=~cameras.pinhole,
             person=faces.crops.person + shard * people,
             nominal_side_px=np.float32(NOMINAL),
         )

@@ -63,6 +63,7 @@ def camera_of(labels: HeadLabels) -> CropCamera:
         torch.eye(2).expand(len(per_mm), 2, 2),
         labels.shift,
         per_mm,
+        torch.tensor([0.0, 0.0, 1.0]).expand(len(per_mm), 3),
     )
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 
 from lifemask.assets import UserError
+from lifemask.data.sight import along_sight
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,8 @@ def read_cache_header(folder: Path) -> dict[str, Any]:
 def load_render_cache(folder: Path, shards: slice = slice(None)) -> CropSet:
     """The complete shards of a folder that `lifemask.data.synthetic` wrote; images are mapped.
 
-    People are known if all the shards tell them.
+    People are known if all the shards tell them. w of the points is nearness along the line of
+    sight, see `data.sight`.
 
     Args:
         folder: holds `header.json`, `images-XXXX.npy` and `labels-XXXX.npz`.
@@ -248,7 +250,7 @@ def load_render_cache(folder: Path, shards: slice = slice(None)) -> CropSet:
         arrays = read_labels(path)
         name = path.name.replace("labels-", "images-").replace(".npz", ".npy")
         images.append(np.load(folder / name, mmap_mode="r", allow_pickle=False))
-        points.append(arrays["points"].astype(np.float32))
+        points.append(along_sight(arrays))
         visible.append(arrays["visible"].astype(bool))
         rotation.append(arrays["rotation"])
         person += [arrays["person"]] if "person" in arrays else []

@@ -54,9 +54,9 @@ class PgnLossConfig:
     pgn2d: float = 1.0
     anchors: float = 0.5
     landmarks: float = 1.0
-    param: float = 0.5
+    param: float = 0.1
     reg: float = 1e-3
-    prior: float = 1.0
+    prior: float = 0.3
     offset: float = 0.2
     pairs: PairConfig = field(default_factory=PairConfig)
     ramp: tuple[float, float] = (0.3, 0.5)

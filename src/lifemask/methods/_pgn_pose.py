@@ -88,22 +88,24 @@ def affine_solver(mean: Float[Tensor, "k 3"]) -> Float[Tensor, "4 k"]:
 
 
 def _nearest(matrix: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 3 3"]:
-    """The orthogonal factor of matrices with positive determinant, in plain arithmetic."""
-    x = matrix / matrix.square().sum((1, 2), keepdim=True).clamp_min(1e-8).sqrt() * 3**0.5
+    """The orthogonal factor of matrices with positive determinant, in plain arithmetic.
+
+    Newton's iteration `X <- (X + X^-T) / 2`, X^-T by cofactors, on flat rows of nine: few and small
+    steps for an exported graph.
+    """
+    x = matrix.flatten(1)
+    x = x / x.square().sum(1, keepdim=True).clamp_min(1e-8).sqrt() * 3**0.5
     for _ in range(NEWTON_STEPS):
-        x = 0.5 * (x + _inverse_transpose(x))
-    return x
+        cofactors = x[:, _A] * x[:, _B] - x[:, _C] * x[:, _D]
+        determinant = (x * cofactors).sum(1, keepdim=True) / 3
+        x = 0.5 * (x + cofactors / determinant.clamp_min(1e-3))
+    return x.unflatten(1, (3, 3))
 
 
-def _inverse_transpose(x: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 3 3"]:
-    a, b, c = x[:, 0], x[:, 1], x[:, 2]
-    rows = torch.stack((_cross(b, c), _cross(c, a), _cross(a, b)), 1)
-    determinant = (a * rows[:, 0]).sum(1)[:, None, None]
-    return rows / determinant.clamp_min(1e-3)
+def _places(row: int, column: int) -> list[int]:
+    """Where in a flat matrix the entry stands that is so many rows and columns on, cyclically."""
+    return [(i + row) % 3 * 3 + (j + column) % 3 for i in range(3) for j in range(3)]
 
 
-def _cross(a: Float[Tensor, "b 3"], b: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3"]:
-    x = a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1]
-    y = a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2]
-    z = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
-    return torch.stack((x, y, z), 1)
+# Cofactor (i, j) is x[i+1, j+1] x[i+2, j+2] - x[i+1, j+2] x[i+2, j+1], indices modulo 3.
+_A, _B, _C, _D = _places(1, 1), _places(2, 2), _places(1, 2), _places(2, 1)

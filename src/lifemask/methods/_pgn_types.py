@@ -19,7 +19,7 @@ class CropCamera:
     """The true cameras of rendered crops, perspective or not, and what the crop does to the image.
 
     `u, v = image (zoom x / d, -zoom y / d) + center` with `(x, y, z) = R X + T`, `d = -z` of a
-    pinhole and 1 of an orthographic camera; `w = nearness (R X)_z`.
+    pinhole and 1 of an orthographic camera; `w = nearness (R X) . toward`.
 
     Attributes:
         rotation: (b, 3, 3) model frame to camera frame.
@@ -29,6 +29,7 @@ class CropCamera:
         image: (b, 2, 2) from offsets in that image to half-crops.
         center: (b, 2) principal point, or where the model's origin appears, half-crops.
         nearness: (b,) half-crops per mm.
+        toward: (b, 3) unit vectors from the face to the camera, camera frame.
     """
 
     rotation: Float[Tensor, "b 3 3"]
@@ -38,6 +39,7 @@ class CropCamera:
     image: Float[Tensor, "b 2 2"]
     center: Float[Tensor, "b 2"]
     nearness: Float[Tensor, "b"]
+    toward: Float[Tensor, "b 3"]
 
     def project(self, points_mm: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
         """(u, v, w) in half-crops of points in the model frame."""
@@ -47,7 +49,8 @@ class CropCamera:
         flat = placed[..., :2] * placed.new_tensor([1.0, -1.0])
         flat = flat * (self.zoom[:, None] / depth)[..., None]
         image = flat @ self.image.transpose(1, 2) + self.center[:, None]
-        return torch.cat((image, (self.nearness[:, None] * turned[..., 2])[..., None]), -1)
+        near = turned @ (self.nearness[:, None] * self.toward)[..., None]
+        return torch.cat((image, near), -1)
 
 
 @dataclass(frozen=True)

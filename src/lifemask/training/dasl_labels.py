@@ -15,6 +15,7 @@ from torch import Tensor
 from lifemask.assets import UserError
 from lifemask.data.augment import View
 from lifemask.data.base import read_cache_header, read_labels
+from lifemask.data.sight import along_sight
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.linear import LinearFaceModel
 from lifemask.facemodel.symmetry import HeadSymmetry
@@ -67,7 +68,8 @@ def pose_labels(
 ) -> PoseLabels:
     """Labels of a cache of renders; the camera is fitted to all its landmarks.
 
-    Exact for orthographic renders; for perspective ones the best scaled orthographic camera.
+    Exact for orthographic renders; for perspective ones the best scaled orthographic camera that
+    looks along the line of sight to the face (`data.sight`).
 
     Args:
         folder: what `data.synthetic` wrote.
@@ -110,6 +112,7 @@ def _chunk_labels(
     nearness = scale[:, None] * (points @ turn[:, 2, :, None])[..., 0]
     if (nearness - image[..., 2]).abs().max() > WRONG_MODEL_PX:
         raise UserError(f"{folder} was rendered from another version of the head model")
+    image = torch.from_numpy(along_sight(arrays))
     camera = fit_orthographic(points, image, nearness_weight)
     apart = _residual(camera, points, image)[..., :2].norm(dim=-1).mean(1)
     fitted = (camera.rotation, camera.scale, camera.translation[:, :2], identity, expression, apart)

@@ -13,12 +13,8 @@ from numpy import ndarray
 from lifemask.assets import UserError
 from lifemask.data.augment import View
 from lifemask.data.base import read_labels
+from lifemask.data.sight import CAMERA_LABELS, toward_camera
 from lifemask.methods._pgn_types import CropCamera
-
-CAMERA_LABELS = (
-    "rotation", "translation_mm", "f_px", "center_px", "scale_px_per_mm", "orthographic",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class RenderCameras:
@@ -31,6 +27,7 @@ class RenderCameras:
         pinhole: (n,).
         center_px: (n, 2).
         px_per_mm: (n,) at the model's origin.
+        toward: (n, 3) unit vectors from the face to the camera, camera frame.
     """
 
     rotation: Float[ndarray, "n 3 3"]
@@ -39,6 +36,7 @@ class RenderCameras:
     pinhole: Bool[ndarray, "n"]
     center_px: Float[ndarray, "n 2"]
     px_per_mm: Float[ndarray, "n"]
+    toward: Float[ndarray, "n 3"]
 
     def __len__(self) -> int:
         """Number of images."""
@@ -75,6 +73,7 @@ class RenderCameras:
             _single(image),
             _single((center + 0.5) / half - 1),
             _single(self.px_per_mm * view.scale / half),
+            _single(self.toward * np.stack((side, side * side, side * side), 1)),
         )
 
 
@@ -101,6 +100,7 @@ def render_cameras(folder: Path, shards: slice = slice(None)) -> RenderCameras:
             "pinhole": pinhole,
             "center_px": arrays["center_px"],
             "px_per_mm": arrays["scale_px_per_mm"],
+            "toward": toward_camera(arrays),
         }
         for name, values in row.items():
             parts.setdefault(name, []).append(values)
