@@ -10,8 +10,8 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
+from lifemask.evaluation.metrics import identity_ratio
 from lifemask.methods.pgn import PgnFitConfig, PgnNet, PgnPredictor
-from lifemask.training.pgn_evaluation import identity_ratio
 from pgn_cases import Cases
 from pgn_parts import Looked, Seen, heads_of, interval, neutral_errors_mm, other_fit, other_name
 

@@ -137,7 +137,7 @@ def both_cameras(
     place = (flat.scale[:, None] * (flat.rotation @ points_mm.mean(1)[..., None])[..., 0])[:, :2]
     offset = (flat.translation[:, :2] - center) * center.new_tensor([1.0, -1.0]) + place
     turn = turn_to_sight(torch.cat((offset, -focal[:, None]), 1))
-    deep = perspective_camera(points_mm, points_px, focal, center, weights)
+    deep = perspective_camera(points_mm, points_px, focal, center, weights, nearness="sight")
     rotations = (flat.rotation, turn @ flat.rotation, deep.rotation)
     return Solved(*(angle_deg(rotation, true) for rotation in rotations))
 

@@ -234,6 +234,15 @@ def network_card(name: str) -> dict[str, Any]:
     return network
 
 
+def card_face_model(name: str) -> str:
+    """Name of the face model that a network's coefficients belong to; "" if it has none.
+
+    Raises:
+        AssetError: the weights are missing or damaged.
+    """
+    return str(_read_card(weights_path(name).with_suffix(".json")).get("face_model", ""))
+
+
 def package_file(asset_name: str) -> Path:
     """Path of the file of an asset that another installed package carries.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -63,6 +64,8 @@ __all__ = [
     "reconstruct_person",
 ]
 SQUARE_NAME = "ibug68-3d-bfm"  # the regions' square is about these
+LEARNED_IDENTITY_SIGMA = 0.5
+"""How far colours may move an identity that a network told, in the prior's standard deviations."""
 Landmarker = Callable[[Rgb, Face | Box], Landmarks]
 
 
@@ -187,7 +190,8 @@ class Pipeline:
         """
         image, face = seen.image, seen.face
         regions = self.find_regions(image, geometry)
-        geometry = self.refine(image, geometry, seen.landmarks, regions, hold_identity=bool(person))
+        given = (image, geometry, seen.landmarks, regions)
+        geometry = self.refine(*given, hold_identity=bool(person), trusted=seen.given)
         appearance = self.dress(image, geometry, regions)
         face = face if isinstance(face, Face) else Face(face, 1.0)
         return Head(
@@ -243,23 +247,32 @@ class Pipeline:
         landmarks: Landmarks | None,
         regions: Regions | None = None,
         hold_identity: bool = False,
+        trusted: bool = False,
     ) -> Geometry:
         """Shape and pose that agree with the photo's colours too, if that is switched on.
 
-        With `hold_identity` only pose and expression move. A mesh without parameters of the face
-        model stays as it is.
+        With `hold_identity` only pose and expression move. What a method learned is held closer
+        than what the landmarks alone said, and a position map's points stand for the landmarks
+        unless these are trusted as the user's. A mesh without parameters of the face model stays as
+        it is.
         """
         if landmarks is None or not self._refines(geometry):
             return geometry
+        from lifemask.methods._given_landmarks import map_landmarks, with_distance
         from lifemask.methods.photometric import PhotometricConfig, refine_photometric
 
-        config = self.config.photometric or PhotometricConfig(fit=self.config.fit)
+        sigma = math.inf if self.config.method == "fit" else LEARNED_IDENTITY_SIGMA
+        plain = PhotometricConfig(fit=self.config.fit, identity_sigma=sigma)
+        config = self.config.photometric or plain
         if hold_identity:
             config = replace(config, hold_identity=True)
-        given = (image, geometry, landmarks, self.device_model, config)
+        on_map = None if trusted else map_landmarks(geometry, self.device_model)
+        points = on_map or landmarks
+        given = (image, geometry, points, self.device_model, config)
         refined = refine_photometric(*given, regions=regions).geometry
-        on_map = {name: getattr(geometry, name) for name in ("map_vertices_px", "uncertainty_px")}
-        return replace(refined, **on_map)
+        refined = with_distance(refined, landmarks, self.device_model)
+        kept = {name: getattr(geometry, name) for name in ("map_vertices_px", "uncertainty_px")}
+        return replace(refined, **kept)
 
     def find_regions(self, image: Rgb, geometry: Geometry) -> Regions | None:
         """Region maps of the photo about the fitted head, if that is switched on."""

@@ -222,6 +222,34 @@ def test_identity_ratio_is_that_of_the_variances():
         metrics.identity_ratio(codes[:3], np.array([0, 0, 1]))
 
 
+def people_photos(between: float, within: float, photos, count: int, seed: int = 0):
+    """Codes (n, 3) of people, a photo each row, and whose they are."""
+    rng = np.random.default_rng(seed)
+    person = np.repeat(np.arange(count), photos)
+    own = rng.normal(0, between, (count, 3))[person]
+    order = rng.permutation(len(person))
+    return (own + rng.normal(0, within, own.shape))[order], 10 * person[order]
+
+
+@pytest.mark.parametrize("photos", [2, 5, np.arange(4000) % 7 + 1], ids=["two", "five", "mixed"])
+@pytest.mark.parametrize(("between", "within"), [(2.0, 1.0), (1.0, 1.0), (1.0, 3.0)])
+def test_identity_ratio_does_not_depend_on_the_number_of_photos(between, within, photos):
+    found = metrics.identity_ratio(*people_photos(between, within, photos, 4000))
+    assert found == pytest.approx((between / within) ** 2, rel=0.1, abs=0.02)
+
+
+def test_noise_tells_nobody():
+    noise = [metrics.identity_ratio(*people_photos(0.0, 1.0, 2, 500, seed)) for seed in range(8)]
+    assert np.mean(noise) < 0.03, "not the 1 / photos that the noise of means would give"
+
+
+def test_people_of_a_single_photo_tell_nothing():
+    rows, person = people_photos(2.0, 1.0, 4, 300)
+    strangers = np.random.default_rng(1).normal(0, 50, (40, 3))
+    more = np.concatenate((rows, strangers)), np.concatenate((person, 100_000 + np.arange(40)))
+    assert metrics.identity_ratio(*more) == pytest.approx(metrics.identity_ratio(rows, person))
+
+
 def test_errors_of_images_survive_packing():
     values = np.array([1.2344, np.nan, 10.0, np.inf])
     again = metrics.unpacked(metrics.packed(values))

@@ -1,6 +1,7 @@
 """Closed-form cameras: exact recovery, invariances, gradients."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import roma
@@ -92,6 +93,26 @@ def test_lift_and_one_gauss_newton_step_at_400_mm() -> None:
     assert angle_deg(lift.rotation, camera.rotation).max() < 1.5
     assert angle_deg(found.rotation, camera.rotation).max() < 0.01
     assert torch.allclose(found.translation, camera.translation, rtol=1e-3, atol=0.05)
+
+
+def test_nearness_along_the_line_of_sight_of_a_head_beside_the_axis() -> None:
+    """A crop's nearness, lifted as such; taken for the axis' it turns the head by degrees."""
+    points = cloud() * 0.6
+    camera = replace(pinhole(), translation=torch.tensor([[260.0, -150.0, -700.0]] * 3, dtype=F64))
+    image, _, turned = pose.project_with_jacobian(points, camera)
+    toward = -(turned + camera.translation[:, None]).mean(1)
+    toward = toward / toward.norm(dim=1, keepdim=True)
+    scale = camera.scale / -camera.translation[:, 2]
+    near = scale[:, None] * (turned @ toward[..., None])[..., 0]
+    seen = torch.cat((image[..., :2], near[..., None]), -1)
+    given = (points, seen, camera.scale, camera.center)
+    lift, wrong = (
+        angle_deg(pose.perspective_camera(*given, steps=0, nearness=kind).rotation, camera.rotation)
+        for kind in ("sight", "axis")
+    )
+    assert lift.max() < 1.5 and wrong.min() > 5 * lift.max()
+    found = pose.perspective_camera(*given, steps=3, nearness="sight")
+    assert angle_deg(found.rotation, camera.rotation).max() < 0.01
 
 
 def test_batch_equals_singles() -> None:

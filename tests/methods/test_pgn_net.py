@@ -45,6 +45,24 @@ def lively(config=SMALL):
     return net
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"encoder": "mobile"}, {"pose": "regressed"}, {"unposed": False}, {"points": 68}],
+    ids=str,
+)
+def test_what_is_exported_is_what_the_network_says(changes):
+    """The heads read their points from anchors and cells, without the map."""
+    net = lively(replace(SMALL, **changes))
+    crops = crops_of(3)
+    frames = net.frames(crops)
+    again = net.whole(net.glimpse(crops, net.point_reader()))
+    for name in frames._fields:
+        torch.testing.assert_close(
+            getattr(again, name), getattr(frames, name), atol=2e-5, rtol=1e-4
+        )
+    assert frames.features.std(0).max() > 1e-4
+
+
 @pytest.mark.parametrize("encoder", SIZES)
 def test_shapes_and_where_an_untrained_face_is(encoder):
     config = replace(SMALL, encoder=encoder, size=SIZES[encoder])

@@ -21,7 +21,6 @@ from lifemask.methods._pgn_predict import (
     PgnPredictor,
     mirrored_mean,
     on_the_map,
-    packed_size,
     unpacked,
 )
 from lifemask.methods.pgn import PgnConfig, PgnFitConfig, create_pgn
@@ -35,7 +34,15 @@ BARE = PgnPredictConfig(flip=False, fit=PgnFitConfig(steps=0))
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
-    return create_pgn(PgnConfig("tiny", SIZE, hidden=32), load_face_model()).eval()
+    sizes = PgnConfig("tiny", SIZE, widths=(16, 16, 16, 16), hidden=32)  # a cell for each texel
+    return create_pgn(sizes, load_face_model()).eval()
+
+
+def packed(net, position_map: torch.Tensor, expression: torch.Tensor) -> np.ndarray:
+    """What an exported network says: the map as a change of the mean face's, no features."""
+    change = position_map - net.get_buffer("mean_map")
+    features = torch.zeros(net.to_identity_features[0].out_features)
+    return torch.cat((change.flatten(), features, expression)).numpy()
 
 
 class Saying:
@@ -55,9 +62,7 @@ class Saying:
         grid = torch.cat((posed, torch.full_like(posed[..., :1], -4.0)), -1)
         size = net.config.map_size
         self.position_map = grid.transpose(1, 2).unflatten(2, (size, size))
-        features, expressions, _ = packed_size(net)
-        said = torch.cat((torch.zeros(features), self.expression[:expressions]))
-        self.packed = torch.cat((said, self.position_map.flatten())).numpy()
+        self.packed = packed(net, self.position_map, self.expression)
         self.asked: list[np.ndarray] = []
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
@@ -164,7 +169,9 @@ def test_the_mean_with_the_mirrored_map_is_the_map_of_a_symmetric_answer(net) ->
     said = Saying(net, None, [3.0, 20.0, 4.0])
     other = Saying(net, None, [3.0, -20.0, -4.0])
     other.shift = said.shift
-    frames, mirrored = (unpacked(torch.from_numpy(s.packed)[None], net) for s in (said, other))
+    frames, mirrored = (
+        net.whole(unpacked(torch.from_numpy(s.packed)[None], net)) for s in (said, other)
+    )
     inside = net.get_buffer("inside")
     both = mirrored_mean(frames, mirrored, net, None)
     apart = (both.position_map - frames.position_map)[0, :3, inside]
@@ -233,11 +240,9 @@ def test_uncertainty_grows_where_the_meshes_disagree_and_where_the_map_doubts(ne
     found = predictor(net, said).predict_crops(torch.zeros(1, 3, SIZE, SIZE), config=BARE)
     plain = found.uncertainty()[0]
     columns = net.config.map_size
-    flat = said.packed.reshape(-1).copy()
-    start = len(flat) - 4 * columns**2
-    maps = flat[start:].reshape(4, columns, columns)
-    maps[3, : columns // 2] += 2.0
-    said.packed = flat
+    maps = said.position_map.clone()
+    maps[:, 3, : columns // 2] += 2.0
+    said.packed = packed(net, maps, said.expression)
     doubted = predictor(net, said).predict_crops(torch.zeros(1, 3, SIZE, SIZE), config=BARE)
     upper = net.get_buffer("skin_texels").float().mean(1) < columns**2 * 0.4
     lower = net.get_buffer("skin_texels").float().mean(1) > columns**2 * 0.6
@@ -263,7 +268,7 @@ def test_a_close_pinhole_camera_is_told_from_the_map(net) -> None:
     box = (*(middle - half).tolist(), *(middle + half).tolist())
     flat = torch.cat(((seen[:, :2] - middle) / half, seen[:, 2:] / half), 1)
     flat = torch.cat((flat, torch.full_like(flat[:, :1], -4.0)), 1)
-    said.packed = np.concatenate((said.packed[: -4 * size**2], flat.T.flatten().numpy()))
+    said.packed = packed(net, flat.T.unflatten(1, (size, size)), said.expression)
     found = [
         predictor(net, said)(PHOTO, box, config=replace(BARE, camera=camera)).camera
         for camera in ("orthographic", "pinhole")

@@ -119,3 +119,11 @@ def test_missing_weights_are_told(monkeypatch, tmp_path, egg):
     monkeypatch.setenv("LIFEMASK_WEIGHTS", str(tmp_path))
     with pytest.raises(AssetError, match="pgn weights are not installed: pgn-research"):
         create_stage(StageSetup(egg[0], "research"))
+
+
+def test_a_network_of_another_face_model_is_told(egg):
+    model = egg[0]
+    assert model.name != "lifemask"
+    with pytest.raises(UserError, match=f"pgn-open knows heads of the face model 'lifemask' only.*"
+                       f"--method fit for '{model.name}'"):  # fmt: skip
+        create_stage(StageSetup(model))

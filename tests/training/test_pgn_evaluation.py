@@ -18,7 +18,6 @@ from lifemask.training.pgn_data import load_photos
 from lifemask.training.pgn_evaluation import (
     _in_twos,
     evaluate,
-    identity_ratio,
     nominal_crops,
     predictions,
     shape_error_mm,
@@ -164,38 +163,3 @@ def test_a_part_of_a_set_has_whole_people():
 def test_photos_of_a_person_are_taken_two_by_two():
     person = np.array([4, 4, 4, 7, 9, 9, 4])
     assert _in_twos(person).tolist() == [0, 0, 1, 2, 3, 3, 1]
-
-
-def people(between: float, within: float, photos, count: int, seed: int = 0):
-    """Identities (n, 3) of people, a photo each row, and whose they are."""
-    rng = np.random.default_rng(seed)
-    person = np.repeat(np.arange(count), photos)
-    own = rng.normal(0, between, (count, 3))[person]
-    order = rng.permutation(len(person))
-    return (own + rng.normal(0, within, own.shape))[order], 10 * person[order]
-
-
-@pytest.mark.parametrize(("between", "within"), [(2.0, 1.0), (1.0, 1.0), (1.0, 3.0)])
-def test_the_ratio_is_that_of_the_variances(between, within):
-    for photos in (2, 5):
-        found = identity_ratio(*people(between, within, photos, 4000))
-        assert found == pytest.approx((between / within) ** 2, rel=0.1, abs=0.02)
-
-
-def test_noise_tells_nobody_and_constancy_everybody():
-    noise = [identity_ratio(*people(0.0, 1.0, 2, 500, seed)) for seed in range(8)]
-    assert np.mean(noise) < 0.03, "not the 1 / photos that the noise of means would give"
-    assert identity_ratio(*people(1.0, 0.0, 3, 20)) > 1e6
-
-
-def test_people_of_a_single_photo_tell_nothing():
-    rows, person = people(2.0, 1.0, 4, 300)
-    strangers = np.random.default_rng(1).normal(0, 50, (40, 3))
-    more = np.concatenate((rows, strangers)), np.concatenate((person, 100_000 + np.arange(40)))
-    assert identity_ratio(*more) == pytest.approx(identity_ratio(rows, person))
-    assert np.isnan(identity_ratio(strangers, np.arange(40)))
-
-
-def test_the_ratio_does_not_depend_on_the_scale_of_coefficients():
-    rows, person = people(1.0, 1.0, 3, 200)
-    assert identity_ratio(7 * rows + 3, person) == pytest.approx(identity_ratio(rows, person))

@@ -6,6 +6,8 @@ are (u, v) or (u, v, w) in photo px as `camera.project` returns them, so `v` poi
 
 from __future__ import annotations
 
+from typing import Literal
+
 import roma
 import torch
 from jaxtyping import Float
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from lifemask.types import Camera
 
+Nearness = Literal["axis", "sight"]
 _GRADIENT_EPS = 1e-8  # damping of the derivative where the rotation is not unique
 
 
@@ -144,11 +147,13 @@ def perspective_lift(
     f_px: Float[Tensor, "*b"],
     center_px: Float[Tensor, "*b 2"],
     weights: Float[Tensor, "*b n"] | None = None,
+    nearness: Nearness = "axis",
 ) -> Camera:
     """Pinhole camera by lifting each image point along its ray to the depth that w tells.
 
-    With `D0 = f / s` of the orthographic solution a point lies at `D0 - (w - mean w) / s`; the
-    similarity from model to lifted points gives R and T (reprojection ignores the common scale).
+    With `D0 = f / s` of the orthographic solution a point lies at the depth
+    `D0 - (w - mean w) / s`; the similarity from model to lifted points gives R and T (reprojection
+    ignores the common scale).
 
     Args:
         camera: orthographic solution for the same points.
@@ -157,16 +162,23 @@ def perspective_lift(
         f_px: (*b,) focal length in px.
         center_px: (*b, 2) principal point in px.
         weights: (*b, n) non-negative; None for equal weights.
+        nearness: w counts along the camera's "axis", or along the line of "sight" to the points'
+            mean, which is all that a network can tell from a crop.
 
     Returns:
         Pinhole camera; with exact input at 400 mm within 0.2 degrees.
     """
     q = _weights(points_mm, weights)
-    nearness = points_px[..., 2]
-    nearness = nearness - (q * nearness).sum(-1, keepdim=True)
-    distance = (f_px[..., None] - nearness) / camera.scale[..., None]
-    ray = (points_px[..., :2] - center_px[..., None, :]) / f_px[..., None, None]
-    lifted = torch.stack((ray[..., 0] * distance, -ray[..., 1] * distance, -distance), -1)
+    near = points_px[..., 2] - (q * points_px[..., 2]).sum(-1, keepdim=True)
+    away = (points_px[..., :2] - center_px[..., None, :]) / f_px[..., None, None]
+    ray = torch.stack((away[..., 0], -away[..., 1], -torch.ones_like(near)), -1)
+    middle = (q[..., None] * ray).sum(-2, keepdim=True)
+    if nearness == "axis":
+        middle = middle * middle.new_tensor([0.0, 0.0, 1.0])
+    length = middle.norm(dim=-1)
+    along = (ray * middle).sum(-1) / length
+    distance = (f_px[..., None] * length - near) / camera.scale[..., None]
+    lifted = ray * (distance / along)[..., None]
     rotation, scale, offset = similarity(points_mm, lifted, weights)
     center = center_px.expand(*offset.shape[:-1], 2)
     return Camera("pinhole", rotation, offset / scale[..., None], f_px.expand_as(scale), center)
@@ -265,6 +277,7 @@ def perspective_camera(
     center_px: Float[Tensor, "*b 2"],
     weights: Float[Tensor, "*b n"] | None = None,
     steps: int = 2,
+    nearness: Nearness = "axis",
 ) -> Camera:
     """Pinhole camera of given focal length: Procrustes, perspective lift, Gauss-Newton.
 
@@ -275,10 +288,12 @@ def perspective_camera(
         center_px: (*b, 2) principal point in px.
         weights: (*b, n) non-negative; None for equal weights.
         steps: Gauss-Newton steps after the lift.
+        nearness: what w is, see `perspective_lift`.
 
     Returns:
         Pinhole camera; with exact input within 0.001 degrees at 400 mm.
     """
     start = procrustes_camera(points_mm, points_px, weights)
-    lifted = perspective_lift(start, points_mm, points_px, f_px, center_px, weights)
+    given = (points_mm, points_px, f_px, center_px, weights)
+    lifted = perspective_lift(start, *given, nearness)
     return refine_pinhole(lifted, points_mm, points_px, weights, steps)

@@ -85,6 +85,6 @@ def create_stage(setup: StageSetup) -> DaslStage:
     Raises:
         AssetError: its weights are missing or damaged.
     """
-    installed_weights("dasl", setup.weights)
+    installed_weights("dasl", setup.weights, setup.model.name)
     predictor = load_dasl(setup.weights, threads=setup.threads)
     return DaslStage(predictor, setup.model, setup.settings)

@@ -11,6 +11,7 @@ from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.landmarks import LANDMARK_SETS, convert, map18
 from lifemask.faces.crop import Box
 from lifemask.graphics.camera import project
+from lifemask.methods._coefficients import LABEL_SETS
 from lifemask.methods._fitting_task import seen_points
 from lifemask.methods.fitting import fit_landmarks
 from lifemask.types import Face, Geometry, Landmarks
@@ -69,6 +70,24 @@ def with_distance(geometry: Geometry, landmarks: Landmarks | None, model: FaceMo
     if landmarks is None:
         return geometry
     return replace(geometry, residual_px=landmark_distance_px(geometry, landmarks, model))
+
+
+def map_landmarks(geometry: Geometry, model: FaceModel) -> Landmarks | None:
+    """What a position map says of the model's landmarks, as if they had been looked for.
+
+    Returns:
+        Photo px, NaN where the map shows nothing, the method's own doubt as their spread; None for
+        a geometry without such a map.
+    """
+    name = next((n for n in LABEL_SETS if n in model.landmark_embeddings), "")
+    seen, doubt = geometry.map_vertices_px, geometry.uncertainty_px
+    if seen is None or doubt is None or not name:
+        return None
+    embedding = model.landmark_embeddings[name]
+    ids, weights = embedding.vertex_ids.to(seen.device), embedding.barycentric.to(seen)
+    points = (seen[ids] * weights[..., None]).sum(1)
+    spread = (doubt[ids] * weights).sum(1)
+    return Landmarks(points, spread, name)
 
 
 def upright_face(face: Face | Box, landmarks: Landmarks) -> Face:

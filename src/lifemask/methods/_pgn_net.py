@@ -109,6 +109,45 @@ class Frames(NamedTuple):
     anchors: Float[Tensor, "b a 4"]
 
 
+class Glimpse(NamedTuple):
+    """What a network says of each frame, the position map not yet put together.
+
+    Attributes:
+        anchors: (b, k, 4) or (b, 0, 4).
+        change: (b, 4, m, m) the decoder's cells.
+        features, expression, pose: as in `Frames`.
+    """
+
+    anchors: Float[Tensor, "b a 4"]
+    change: Float[Tensor, "b 4 m m"]
+    features: Float[Tensor, "b f"]
+    expression: Float[Tensor, "b e"]
+    pose: Float[Tensor, "b p"]
+
+
+class PointReader(NamedTuple):
+    """Points that the pose is solved from as linear functions of anchors and cells.
+
+    Attributes:
+        start: (3, p) half-crops.
+        by_anchor: (k, p).
+        by_cell: (m * m, p).
+    """
+
+    start: Float[Tensor, "3 p"]
+    by_anchor: Float[Tensor, "a p"]
+    by_cell: Float[Tensor, "c p"]
+
+    def __call__(
+        self, anchors: Float[Tensor, "b a 4"], change: Float[Tensor, "b 4 m m"]
+    ) -> Float[Tensor, "b p 3"]:
+        """(u, v, w) half-crops."""
+        flat = self.start + change[:, :3].flatten(2) @ self.by_cell
+        if len(self.by_anchor):
+            flat = flat + anchors[..., :3].transpose(1, 2) @ self.by_anchor
+        return flat.transpose(1, 2)
+
+
 class PgnNet(nn.Module):
     """See the module's docstring.
 
@@ -187,24 +226,61 @@ class PgnNet(nn.Module):
             return self.assemble(frames, identity, alone)
 
     def frames(self, crops: Float[Tensor, "b 3 s s"]) -> Frames:
-        """What each frame says by itself; the part that is exported."""
+        """What each frame says by itself."""
         seen = self.trunk(crops)
-        decoded = self.decoder(seen.decoded)
+        change = self.decoder.cells(seen.decoded)
         with torch.autocast(crops.device.type, enabled=False):
-            position_map = self._position_map(decoded.float(), seen.anchors)
-            read = [seen.features.float()]
-            if self.config.unposed:
-                points = self.read_landmarks(position_map)[:, self.get_buffer("pose_ids"), :3]
-                apart = unposed(points, self.get_buffer("pose_mean"), self.get_buffer("to_affine"))
-                read.append(functional.hardtanh(apart / UNPOSED_UNIT, -6, 6).flatten(1))
-            mixed = self.mix(torch.cat(read, 1))
-            low, high = self.head.get_buffer("lowest"), self.head.get_buffer("highest")
-            expression = low + (high - low) * self.to_expression(mixed).sigmoid()
-            features = self.to_identity_features(mixed)
-            pose = features[:, :0] if self.to_pose is None else self.to_pose(read[0])
-            return Frames(position_map, features, expression, pose, seen.anchors)
+            position_map = self.position_map(seen.anchors, change.float())
+            points = self.read_landmarks(position_map)[:, self.get_buffer("pose_ids"), :3]
+            rest = self._heads(seen, points)
+            return Frames(position_map, *rest, seen.anchors)
 
-    def _position_map(self, decoded: Tensor, anchors: Tensor) -> Float[Tensor, "b 4 n n"]:
+    def glimpse(self, crops: Float[Tensor, "b 3 s s"], reader: PointReader) -> Glimpse:
+        """The same without the map, which costs more than all the heads; what is exported."""
+        seen = self.trunk(crops)
+        change = self.decoder.cells(seen.decoded)
+        rest = self._heads(seen, reader(seen.anchors, change))
+        return Glimpse(seen.anchors, change, *rest)
+
+    def whole(self, glimpse: Glimpse) -> Frames:
+        """The frames of a glimpse."""
+        position_map = self.position_map(glimpse.anchors, glimpse.change)
+        told = (glimpse.features, glimpse.expression, glimpse.pose)
+        return Frames(position_map, *told, glimpse.anchors)
+
+    @torch.no_grad()
+    def point_reader(self) -> PointReader:
+        """How `pose_ids` are read from anchors and cells, by the tables and weights of now."""
+        ids, cells = self.get_buffer("pose_ids"), self.decoder.cell_size
+        start = self.get_buffer("mean_map").new_zeros(len(ids), 3)
+        lift = self.get_buffer("lift").float().T if self.trunk.anchors else None
+        if lift is None:
+            start = self._read(self.get_buffer("mean_map")[None, :3].float(), "mark")[0, ids]
+            by_anchor = start[:, :0]
+        else:
+            by_anchor = self._read(lift[None], "mark")[0, ids]
+        single = torch.eye(cells * cells, device=start.device).view(-1, 1, cells, cells)
+        parts = [self._read(self.decoder.spread(x), "mark")[:, ids, 0] for x in single.split(512)]
+        return PointReader(start.T.contiguous(), by_anchor.T.contiguous(), torch.cat(parts))
+
+    def _heads(self, seen: Seen, points: Float[Tensor, "b p 3"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Identity features, expression and regressed pose."""
+        read = [seen.features.float()]
+        if self.config.unposed:
+            apart = unposed(points, self.get_buffer("pose_mean"), self.get_buffer("to_affine"))
+            read.append(functional.hardtanh(apart / UNPOSED_UNIT, -6, 6).flatten(1))
+        mixed = self.mix(torch.cat(read, 1))
+        low, high = self.head.get_buffer("lowest"), self.head.get_buffer("highest")
+        expression = low + (high - low) * self.to_expression(mixed).sigmoid()
+        features = self.to_identity_features(mixed)
+        pose = features[:, :0] if self.to_pose is None else self.to_pose(read[0])
+        return features, expression, pose
+
+    def position_map(
+        self, anchors: Float[Tensor, "b a 4"], change: Float[Tensor, "b 4 m m"]
+    ) -> Float[Tensor, "b 4 n n"]:
+        """The map of the encoder's points, or the mean face's, and the decoder's change to it."""
+        decoded = self.decoder.spread(change)
         if not self.trunk.anchors:
             start = self.get_buffer("mean_map")[None]
         else:

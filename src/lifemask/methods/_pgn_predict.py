@@ -21,7 +21,7 @@ from lifemask.graphics.pose import perspective_camera
 from lifemask.methods._coefficients import project_points
 from lifemask.methods._crops import Place, first_place, head_geometry, scored_points
 from lifemask.methods._pgn_fit import FittedHeads, PgnFitConfig, fit_heads
-from lifemask.methods._pgn_net import Frames, PgnConfig, PgnNet
+from lifemask.methods._pgn_net import Frames, Glimpse, PgnConfig, PgnNet
 from lifemask.methods._targets import HeadLabels
 from lifemask.nn.landmark_net import crop_px_from_unit
 from lifemask.types import CameraModel, Crop, Face, Geometry, Landmarks
@@ -200,7 +200,8 @@ class PgnPredictor:
         weights = 1 / geometry.uncertainty_px[shown]
         given = [x.to(kind) for x in (*points, weights)]
         camera = camera_like(
-            perspective_camera(*given, steps=config.camera_steps), geometry.vertices_mm
+            perspective_camera(*given, steps=config.camera_steps, nearness="sight"),
+            geometry.vertices_mm,
         )
         return replace(geometry, camera=camera)
 
@@ -220,10 +221,12 @@ class PgnPredictor:
         """
         config = config or PgnPredictConfig()
         person = torch.arange(len(crops)) if person is None else person
-        frames = self._frames(crops)
+        frames = self._frames(torch.cat((crops, crops.flip(3))) if config.flip else crops)
+        both = [Frames(*part) for part in zip(*(x.split(len(crops)) for x in frames), strict=True)]
+        frames = both[0]
         identity = self.net.identity_of(frames.features, person)
         if config.flip:
-            mirrored = self._frames(crops.flip(3))
+            mirrored = both[1]
             frames = mirrored_mean(frames, mirrored, self.net, self._symmetry)
             if self._symmetry is not None:
                 sign = torch.from_numpy(self._symmetry.identity_sign)
@@ -259,7 +262,7 @@ class PgnPredictor:
     def _frames(self, crops: Tensor) -> Frames:
         pixels = np.ascontiguousarray(crops.cpu().float().numpy())
         packed = torch.from_numpy(self._network(pixels))
-        return unpacked(packed, self.net)
+        return self.net.whole(unpacked(packed, self.net))
 
     def _geometry(self, found: PgnPrediction, row: int, crop: Crop, place: Place) -> Geometry:
         geometry = head_geometry(self.model, found.labels, row, crop, place.turns)
@@ -328,18 +331,13 @@ def mirrored_mean(
     return frames._replace(expression=(frames.expression + expression) / 2)
 
 
-def packed_size(net: PgnNet) -> tuple[int, int, int]:
-    """Lengths of the parts of a packed output: features, expression, position map."""
+def unpacked(packed: Float[Tensor, "b d"], net: PgnNet) -> Glimpse:
+    """What `ExportNet` packed."""
     features = net.to_identity_features[0]
     assert isinstance(features, torch.nn.Linear)
-    return features.out_features, net.head.expression_size, 4 * net.config.map_size**2
-
-
-def unpacked(packed: Float[Tensor, "b d"], net: PgnNet) -> Frames:
-    """What `ExportNet` packed."""
-    features, expression, flat, pose = packed.split(
-        [*packed_size(net), packed.shape[1] - sum(packed_size(net))], 1
+    anchors, cells = net.trunk.anchors, net.decoder.cell_size
+    sizes = [4 * anchors, 4 * cells**2, features.out_features, net.head.expression_size]
+    parts = packed.split([*sizes, packed.shape[1] - sum(sizes)], 1)
+    return Glimpse(
+        parts[0].unflatten(1, (anchors, 4)), parts[1].unflatten(1, (4, cells, cells)), *parts[2:]
     )
-    size = net.config.map_size
-    none = packed.new_zeros(len(packed), 0, 4)
-    return Frames(flat.unflatten(1, (4, size, size)), features, expression, pose, none)

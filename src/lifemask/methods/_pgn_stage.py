@@ -100,8 +100,9 @@ def create_stage(setup: StageSetup) -> PgnStage:
 
     Raises:
         AssetError: its weights are missing or damaged.
+        UserError: it was trained for another face model.
     """
-    installed_weights("pgn", setup.weights)
+    installed_weights("pgn", setup.weights, setup.model.name)
     from lifemask.methods.pgn import load_pgn
 
     return PgnStage(load_pgn(setup.weights, threads=setup.threads), setup.model, setup.settings)

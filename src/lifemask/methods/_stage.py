@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from lifemask.assets import AssetError, weights_folder
+from lifemask.assets import AssetError, UserError, card_face_model, weights_folder
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.crop import Box
 from lifemask.types import Appearance, Face, Geometry, Landmarks
@@ -23,17 +23,29 @@ from lifemask.types import Appearance, Face, Geometry, Landmarks
 _Result = TypeVar("_Result", Landmarks, Geometry, Appearance | None)
 
 
-def installed_weights(method: str, family: str) -> None:
-    """Refuse a method whose network is not there.
+def installed_weights(method: str, family: str, model: str) -> None:
+    """Refuse a method whose network is not there, or speaks of another face model.
+
+    Args:
+        method: key of `pipeline.METHODS`.
+        family: licence family.
+        model: name of the pipeline's face model.
 
     Raises:
         AssetError: the line says what else to use.
+        UserError: the same.
     """
     name = f"{method}-{family}"
     if not (weights_folder() / f"{name}.json").is_file():
         raise AssetError(
             f"{method} weights are not installed: {name} is not in {weights_folder()}; install"
             " lifemask again, or use --method fit"
+        )
+    learned = card_face_model(name)
+    if learned not in ("", model):
+        raise UserError(
+            f"{name} knows heads of the face model {learned!r} only: use --method fit for"
+            f" {model!r}, or train {method} with it"
         )
 
 

@@ -23,7 +23,7 @@ from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
 from lifemask.methods._pgn_fit import PgnFitConfig
 from lifemask.methods._pgn_loss import PgnLoss, PgnLossConfig
-from lifemask.methods._pgn_net import LandmarkTrunk, PgnConfig, PgnNet, PgnOutput
+from lifemask.methods._pgn_net import LandmarkTrunk, PgnConfig, PgnNet, PgnOutput, PointReader
 from lifemask.methods._pgn_predict import (
     FrameView,
     PgnPredictConfig,
@@ -76,17 +76,19 @@ def config_from_dict(values: Mapping[str, Any]) -> PgnConfig:
 
 
 class ExportNet(nn.Module):
-    """The part of a `PgnNet` that runs on each frame at inference."""
+    """The part of a `PgnNet` that runs on each frame at inference; its weights are final."""
 
     def __init__(self, net: PgnNet) -> None:
         super().__init__()
         self.net = net
+        for name, table in net.point_reader()._asdict().items():
+            self.register_buffer(name, table, persistent=False)
 
     def forward(self, crops: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
-        """Features, expression, position map (and regressed pose) of crops in sRGB [0, 1]."""
-        frames = self.net.frames(crops)
-        flat = frames.position_map.flatten(1)
-        return torch.cat((frames.features, frames.expression, flat, frames.pose), 1)
+        """The parts of a `Glimpse` (b, d) of crops in sRGB [0, 1], one after the other."""
+        tables = (self.get_buffer(name) for name in PointReader._fields)
+        glimpse = self.net.glimpse(crops, PointReader(*tables))
+        return torch.cat([part.flatten(1) for part in glimpse], 1)
 
 
 def load_pgn(

@@ -57,6 +57,8 @@ class PhotometricConfig:
         effective_samples: how many independent colours the photo counts as, against the prior.
         expression_sigma: standard deviation of an expression around what the landmarks said:
             lips and lids are where the colour model knows least.
+        identity_sigma: standard deviation of the identity around what it came as, beside the
+            model's prior; infinity leaves that alone, as for a landmark fit, which has the same.
         aperture_sigma_mm: standard deviation of the openings of lids and lips around what the
             landmarks said. Lashes, make-up and the dark gap of the mouth are not in the albedo
             model; without this they pull eyes and mouth open. Infinity switches it off.
@@ -75,6 +77,7 @@ class PhotometricConfig:
     iterations: int = 6
     effective_samples: float = 150.0
     expression_sigma: float = 0.1
+    identity_sigma: float = math.inf
     aperture_sigma_mm: float = 0.2
     colour_sigma: float = 0.02
     outlier_sigma: float = 3.0
@@ -240,10 +243,11 @@ def _prepare(
 
 
 def _tethered(prior: Prior, state: State, model: FaceModel, config: PhotometricConfig) -> Prior:
-    """Prior that also holds expressions, and the openings of eyes and mouth, near a state's."""
+    """Prior that also holds coefficients, and the openings of eyes and mouth, near a state's."""
     pull = torch.zeros_like(prior.precision)
-    on = torch.arange(model.identity_size, len(pull), device=pull.device)
-    pull[on, on] = config.expression_sigma**-2
+    diagonal = pull.diagonal()
+    diagonal[: model.identity_size] = config.identity_sigma**-2
+    diagonal[model.identity_size :] = config.expression_sigma**-2
     if "ict68" in model.landmark_embeddings:
         embedding = model.landmark_embeddings["ict68"]
         points = surface_points(model, embedding.vertex_ids, embedding.barycentric).basis

@@ -35,6 +35,7 @@ class PositionDecoder(nn.Module):
         super().__init__()
         first = widths[0]
         self.size = size
+        self.cell_size = START_CELLS << (len(widths) - 1)
         if from_vector:
             self.enter: nn.Module = nn.Sequential(
                 nn.Linear(inputs, NARROW),
@@ -58,7 +59,11 @@ class PositionDecoder(nn.Module):
             self.leave.bias.zero_()
 
     def forward(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b 4 n n"]:
-        """Four channels over the chart: changes of (u, v, w) in half-crops and of log beta.
+        """Four channels over the chart: changes of (u, v, w) in half-crops and of log beta."""
+        return self.spread(self.cells(features))
+
+    def cells(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b 4 m m"]:
+        """The same at the last cells.
 
         Args:
             features: (b, inputs, h, w), resized to 8 x 8, or (b, inputs).
@@ -69,7 +74,10 @@ class PositionDecoder(nn.Module):
         x = self.enter(features)
         for layer in self.grow:
             x = layer(functional.interpolate(x, scale_factor=2.0, mode="bilinear"))
-        change = self.leave(x)
+        return self.leave(x)
+
+    def spread(self, change: Float[Tensor, "b c m m"]) -> Float[Tensor, "b c n n"]:
+        """What the cells say, interpolated at the texels."""
         if change.shape[-1] == self.size:
             return change
         size = (self.size, self.size)

@@ -11,6 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from lifemask.data.augment import move_points, warp
+from lifemask.evaluation.metrics import identity_ratio
 from lifemask.methods._pgn_net import PgnNet
 from lifemask.nn.landmark_net import unit_from_crop_px
 from lifemask.nn.parametric import LENGTH_MM
@@ -69,8 +70,7 @@ def evaluate(network: PgnNet, held_out: dict[str, PgnFaces], most: int = 500) ->
         metrics[f"{name}_identity"] = float(found.identity.square().mean().sqrt())
         person = few.crops.person
         if person is not None:
-            ratio = identity_ratio(found.identity.numpy(), person)
-            metrics[f"{name}_ratio"] = ratio
+            metrics[f"{name}_ratio"] = _ratio(found.identity.numpy(), person)
         if few.faces.labels is not None:
             metrics |= _head_errors(name, network, few, found)
     return metrics
@@ -124,28 +124,12 @@ def _one_batch(network: PgnNet, crops: Tensor) -> tuple[Tensor, ...]:
     return points, on_map, alone, output.expression, frames.features, rotation
 
 
-def identity_ratio(identity: Float[ndarray, "n i"], person: Int[ndarray, "n"]) -> float:
-    """Variance of the identity between people over the variance within a person's photos.
-
-    The between-person part is corrected for the noise that the means of few photos carry: without
-    it a network that says anything at random would reach 1 / photos.
-
-    Args:
-        identity: coefficients of photos.
-        person: whose they are; those with a single photo are left out.
-    """
-    names, index, size = np.unique(person, return_inverse=True, return_counts=True)
-    kept = size[index] > 1
-    if not kept.any():
+def _ratio(identity: Float[ndarray, "n i"], person: Int[ndarray, "n"]) -> float:
+    """NaN where too few people have several photos."""
+    try:
+        return identity_ratio(identity, person)
+    except ValueError:
         return float("nan")
-    _, index, size = np.unique(index[kept], return_inverse=True, return_counts=True)
-    rows = identity[kept]
-    means = np.zeros((len(size), rows.shape[1]))
-    np.add.at(means, index, rows)
-    means /= size[:, None]
-    within = np.square(rows - means[index]).sum() / (len(rows) - len(size))
-    between = np.square(means - means.mean(0)).sum() / max(len(size) - 1, 1)
-    return float(max(between - within / size.mean(), 0.0) / max(within, 1e-12))
 
 
 def _head_errors(name: str, network: PgnNet, faces: PgnFaces, found: Found) -> dict[str, float]:

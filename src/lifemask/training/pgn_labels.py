@@ -16,6 +16,7 @@ from lifemask.data.base import read_labels
 from lifemask.data.sight import CAMERA_LABELS, toward_camera
 from lifemask.methods._pgn_types import CropCamera
 
+
 @dataclass(frozen=True)
 class RenderCameras:
     """Cameras of n rendered images, in the px of the stored image.
