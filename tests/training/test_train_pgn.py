@@ -5,6 +5,7 @@ import os
 import signal
 from argparse import Namespace
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from lifemask.training.recipes import Family
 from lifemask.training.run import chosen_recipe, create_parser, train_command
 from lifemask.training.stop import Interrupted
 from lifemask.training.trainable import loop_config
+from training.test_loop import launched
 
 pytest.importorskip("lightning.fabric")
 pytestmark = [
@@ -270,3 +272,23 @@ def test_metrics_that_switches_are_judged_by_are_measured(places, tmp_path):
     photos = {"aflw21", "ytf68_ratio", "ytf68"}
     named = {s.metric for s in TRAINABLE.switches if s.metric}
     assert named - photos <= measured
+
+
+def train_as_one_of_two(folder: Path) -> None:
+    """One process's part of a run on renders and photos, pairs included."""
+    recipe = toy_recipe(4, "research", processes=2, select="renders-open")
+    recipe = replace(recipe, loss=replace(recipe.loss, ramp=(0.0, 0.1)))
+    result = trained(folder / "run", recipe, photos=True)
+    sums = {k: float(v.double().sum()) for k, v in result.state_dict().items()}
+    (folder / f"rank-{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(sums))
+
+
+@pytest.mark.slow
+def test_two_processes_hold_the_same_network(tmp_path):
+    """No step hangs or leaves a parameter out, whichever sources a process draws."""
+    assert launched(tmp_path, target=train_as_one_of_two) == [0, 0]
+    one, other = (json.loads((tmp_path / f"rank-{k}.json").read_text()) for k in range(2))
+    learned = dict(create_pgn(toy_recipe().net, face()).named_parameters())
+    assert learned.keys() <= one.keys()
+    assert {k: one[k] for k in learned} == {k: other[k] for k in learned}
+    assert parts_of(tmp_path / "run") >= PARTS | MARKED | PAIRED

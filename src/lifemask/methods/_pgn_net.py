@@ -465,9 +465,9 @@ def _chart_tables(
     chart = create_chart(model, size)
     marks, skin = chart.sampler(model, head.label_set), chart.sampler(model)
     tables = {
-        "mark_texels": marks.texels.to(torch.int16),
+        "mark_texels": marks.texels.to(torch.int32),
         "mark_weights": marks.weights,
-        "skin_texels": skin.texels.to(torch.int16),
+        "skin_texels": skin.texels.to(torch.int32),
         "skin_weights": torch.nan_to_num(skin.weights),
         "inside": chart.inside.view(size, size).clone(),
         "mean_map": _mean_map(chart.texels(_mean(model)), head, size),
@@ -481,9 +481,9 @@ def _empty_tables(
     """Tables of the same sizes, to be loaded."""
     size, marks, vertices = config.map_size, head.landmarks, len(model.topology.mirror)
     tables = {
-        "mark_texels": torch.zeros(marks, 16, dtype=torch.int16),
+        "mark_texels": torch.zeros(marks, 16, dtype=torch.int32),
         "mark_weights": torch.zeros(marks, 16),
-        "skin_texels": torch.zeros(vertices, 16, dtype=torch.int16),
+        "skin_texels": torch.zeros(vertices, 16, dtype=torch.int32),
         "skin_weights": torch.zeros(vertices, 16),
         "inside": torch.zeros(size, size, dtype=torch.bool),
         "mean_map": torch.zeros(4, size, size),
