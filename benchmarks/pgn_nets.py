@@ -103,7 +103,10 @@ def solver_calls(network: PgnNet) -> dict[str, Callable[[], Any]]:
     person = torch.arange(FACES)
     start = found._replace(identity=found.identity * 0.8)
     weights = (-log_beta).exp().double()
+    anchors = torch.rand(FACES, network.trunk.anchors, 4)
+    cells = 0.01 * torch.randn(FACES, 4, network.decoder.cell_size, network.decoder.cell_size)
     return {
+        "position map of anchors and cells": lambda: network.position_map(anchors, cells),
         "pose, scaled orthographic": lambda: solve_pose(shape, points, log_beta),
         "pose, perspective": lambda: perspective_camera(
             points_mm, points.double(), focal, center, weights

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,13 @@ from lifemask.methods._dasl_stage import DaslStage
 from lifemask.methods.dasl import DaslPredictConfig
 from lifemask.methods.fitting import FitConfig, fit_landmarks
 from lifemask.outputs import write_heads
-from lifemask.pipeline import METHODS, Pipeline, PipelineConfig, dasl_settings
+from lifemask.pipeline import (
+    LEARNED_IDENTITY_SIGMA,
+    METHODS,
+    Pipeline,
+    PipelineConfig,
+    dasl_settings,
+)
 from lifemask.types import Face
 
 PHOTO = np.full((200, 300, 3), 120, np.uint8)
@@ -72,8 +79,6 @@ def test_the_landmarker_runs_only_where_it_is_needed(monkeypatch, source, refine
     refined = []
 
     def refine_photometric(image, geometry, landmarks, model, config, regions=None):
-        from types import SimpleNamespace
-
         refined.append(landmarks)
         return SimpleNamespace(geometry=geometry)
 
@@ -86,6 +91,39 @@ def test_the_landmarker_runs_only_where_it_is_needed(monkeypatch, source, refine
     assert math.isnan(head.geometry.residual_px) == (asked == 0)
     assert head.warnings == ()
     assert tuple(head.pose_deg.values()) == pytest.approx((5, 20, -4), abs=0.2)
+
+
+@pytest.mark.parametrize(("given", "mapped"), [(False, True), (False, False), (True, True)])
+def test_colours_refine_what_a_network_told_and_hold_it(monkeypatch, given, mapped):
+    """A position map's points count in place of the landmarker's, not in place of the user's."""
+    asked = []
+
+    def refine_photometric(image, geometry, landmarks, model, config, regions=None):
+        asked.append((landmarks, config.identity_sigma))
+        return SimpleNamespace(geometry=replace(geometry, map_vertices_px=None))
+
+    monkeypatch.setattr("lifemask.methods.photometric.refine_photometric", refine_photometric)
+    model = EggLandmarker().model
+    shown = torch.arange(len(model.topology.mirror), dtype=torch.float32)[:, None] * torch.ones(3)
+    changes = {"map_vertices_px": shown, "uncertainty_px": shown[:, 0] + 1} if mapped else {}
+    pipeline = egg_dasl(DaslPredictConfig("self"), changes, refine=True, regions=False)
+    points = EggLandmarker()(PHOTO, (80, 30, 200, 170)).points[:, :2].numpy()
+    (head,) = pipeline(PHOTO, landmarks=points if given else None)
+    ((landmarks, sigma),) = asked
+    assert sigma == LEARNED_IDENTITY_SIGMA < 1
+    if given:
+        np.testing.assert_allclose(landmarks.points[:, :2], points, atol=1e-4)
+    elif mapped:
+        embedding = model.landmark_embeddings[landmarks.convention]
+        own = (embedding.vertex_ids * embedding.barycentric).sum(1)
+        torch.testing.assert_close(landmarks.points[:, 0], own)
+        torch.testing.assert_close(landmarks.sigma_px, own + 1)
+    else:
+        (face,) = pipeline.landmarker.calls
+        torch.testing.assert_close(landmarks.points, EggLandmarker()(PHOTO, face).points)
+    kept = head.geometry.map_vertices_px
+    assert (kept is not None and torch.equal(kept, shown)) if mapped else kept is None
+    assert head.geometry.residual_px >= 0
 
 
 def test_an_unneeded_landmarker_is_not_even_loaded(monkeypatch):

@@ -64,7 +64,7 @@ __all__ = [
     "reconstruct_person",
 ]
 SQUARE_NAME = "ibug68-3d-bfm"  # the regions' square is about these
-LEARNED_IDENTITY_SIGMA = 0.5
+LEARNED_IDENTITY_SIGMA = 0.35
 """How far colours may move an identity that a network told, in the prior's standard deviations."""
 Landmarker = Callable[[Rgb, Face | Box], Landmarks]
 

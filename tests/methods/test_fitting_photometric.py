@@ -1,6 +1,7 @@
 """Photometric refinement on renders whose shape, light and skin are known."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -245,3 +246,16 @@ def test_a_held_identity_stays_to_the_bit_while_pose_and_expression_improve(refi
         before.append(landmark_error_px(case.start, case, model))
         after.append(landmark_error_px(result.geometry, case, model))
     assert np.mean(after) < np.mean(before)
+
+
+def test_an_identity_moves_as_far_as_it_is_let(refined, model) -> None:
+    case, free = refined[0]
+    start = case.start.params.identity
+    moved = []
+    for sigma in (0.02, 0.2, math.inf):
+        config = PhotometricConfig(identity_sigma=sigma)
+        result = refine_photometric(case.image, case.start, case.landmarks, model, config)
+        moved.append(float((result.geometry.params.identity - start).norm()))
+    assert 0 < moved[0] < 0.2 * moved[1] < moved[1] < moved[2]
+    own = float((free.geometry.params.identity - start).norm())
+    assert moved[2] == pytest.approx(own, rel=1e-5)
