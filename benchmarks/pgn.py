@@ -2,11 +2,9 @@ r"""PGN on people it never saw: what limits it, what several photos bring, does 
 
     python benchmarks/pgn.py --family research --heads HEADS --cache CACHE --data DATA \
         [--prepared PREPARED] [--run RUN] --json benchmarks/results/pgn-research.json
-    python benchmarks/pgn.py --sweep --family research --cache CACHE --data DATA --json FILE
 
 HEADS is a set that `python -m lifemask.data.synthetic_heads HEADS --data DATA --heads 60 --views 5`
-wrote; of each CACHE the first shard counts, of AFLW-21 and YouTube Faces the held-out part. With
-`--sweep` it tries settings of the closed-form fit on renders and photos and does nothing else.
+wrote; of each CACHE the first shard counts, of AFLW-21 and YouTube Faces the held-out part.
 Intervals are 95 % of bootstraps over people, those of differences paired. The tests' sets
 (AFLW2000-3D, scans) are scored by `benchmarks/accuracy.py` and `benchmarks/scans.py`.
 """
@@ -23,15 +21,14 @@ import torch
 
 from lifemask.data.synthetic_heads import load_synthetic_heads
 from lifemask.data.synthetic_heads import subset as first_images
-from lifemask.methods.pgn import PgnFitConfig, PgnPredictConfig, PgnPredictor
+from lifemask.methods.pgn import PgnPredictConfig, PgnPredictor
 from lifemask.training.pgn_data import PgnFaces
 from lifemask.training.pgn_evaluation import subset
 from pgn_cases import Cases, pgn_answers, pipeline_answers, renders, synthetic_heads
 from pgn_identity import ratios, several_photos
 from pgn_limits import bottleneck, differences, pose_errors
-from pgn_parts import Looked, held_out_sets, look, other_fit, other_name, predictor_of, see
+from pgn_parts import held_out_sets, look, predictor_of, see
 from pgn_pose import both_meshes, both_meshes_of_photos, perspective, poses
-from pgn_sweep import settings, sweep
 from pgn_uncertainty import doubts, rank_correlations
 from provenance import provenance
 
@@ -50,8 +47,8 @@ def known_heads(
     for method in others:
         log.info("%s: %s", cases.name, method)
         answers[method] = pipeline_answers(method, predictor.tag, cases)
-    net, fit = predictor.net, config.fit
     log.info("%s: pgn", cases.name)
+    net = predictor.net
     return {
         "pictures": len(cases),
         "people": len(set(cases.person.tolist())),
@@ -60,12 +57,12 @@ def known_heads(
         "differences": {
             f"pgn - {name}": differences(cases, answers["pgn"], answers[name]) for name in others
         },
-        "solved": poses(net, cases, seen, fit),
+        "solved": poses(net, cases, seen),
         "cameras": {
-            "predicted shape": perspective(net, cases, seen, fit),
-            "true shape": perspective(net, cases, seen, fit, truth=True),
+            "predicted shape": perspective(net, cases, seen),
+            "true shape": perspective(net, cases, seen, truth=True),
         },
-        "meshes": both_meshes(net, cases, seen, fit),
+        "meshes": both_meshes(net, cases, seen),
     }
 
 
@@ -78,7 +75,7 @@ def test_heads(
     seen = see(predictor, crops, config.flip)
     starts = 2 if "fit" in options.others else 0
     log.info("%s: several photos", cases.name)
-    out["photos"] = several_photos(predictor, cases, seen, config.fit, starts)
+    out["photos"] = several_photos(predictor, cases, seen, starts)
     found = doubts(predictor, cases, crops, config)
     return out | {"uncertainty": rank_correlations(found, cases.person)}
 
@@ -89,21 +86,13 @@ def held_out(
     """A held-out set: renders as `known_heads`, photos by their marks; the ratio where it can."""
     looked = look(predictor, faces, config.flip)
     if faces.faces.labels is None:
-        out = {"meshes": both_meshes_of_photos(predictor.net, looked, config.fit)}
+        out = {"meshes": both_meshes_of_photos(predictor.net, looked)}
     else:
         cases = renders(name, faces, predictor.model)
         out = known_heads(predictor, cases, config, tuple(others))
     if faces.crops.person is not None:
-        out["ratio"] = _ratio(predictor, name, looked, config.fit)
+        out["ratio"] = {"pgn": ratios(predictor.net, looked, RATIO_SIZES.get(name, (1, 2)))}
     return out
-
-
-def _ratio(predictor: PgnPredictor, name: str, looked: Looked, fit: PgnFitConfig) -> dict[str, Any]:
-    sizes = RATIO_SIZES.get(name, (1, 2))
-    return {
-        "pgn": ratios(predictor.net, looked, fit, sizes),
-        other_name(fit): ratios(predictor.net, looked, other_fit(fit), sizes),
-    }
 
 
 def run_all(predictor: PgnPredictor, options: argparse.Namespace) -> dict[str, Any]:
@@ -121,14 +110,6 @@ def run_all(predictor: PgnPredictor, options: argparse.Namespace) -> dict[str, A
         most = len(faces) if name == "ytf68" else options.most
         sets[name] = held_out(predictor, name, subset(faces, most), config, options.others)
     return {"benchmark": "pgn", "family": options.family, "sets": sets}
-
-
-def run_sweep(predictor: PgnPredictor, options: argparse.Namespace) -> dict[str, Any]:
-    """Every setting of the closed-form fit on held-out crops."""
-    sets = _held_out_sets(predictor, options)
-    looked = {k: look(predictor, subset(v, options.most)) for k, v in sets.items()}
-    rows = sweep(predictor.net, predictor.model, looked, settings(PgnFitConfig()))
-    return {"benchmark": "pgn sweep", "family": options.family, "settings": rows}
 
 
 def _held_out_sets(predictor: PgnPredictor, options: argparse.Namespace) -> dict[str, PgnFaces]:
@@ -151,23 +132,21 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=400, help="crops of each held-out set")
     parser.add_argument("--pictures", type=int, help="synthetic heads: the first pictures only")
     parser.add_argument("--others", nargs="*", default=list(OTHERS), help="methods to compare with")
-    parser.add_argument("--sweep", action="store_true", help="settings of the fit; nothing else")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(options.threads)
     predictor = predictor_of(options.family, options.run)
-    result = (run_sweep if options.sweep else run_all)(predictor, options)
-    result |= provenance(_command(options))
+    result = run_all(predictor, options) | provenance(_command(options))
     temporary = options.json.with_suffix(".partial")
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     temporary.replace(options.json)
 
 
 def _command(options: argparse.Namespace) -> str:
-    words = ["python benchmarks/pgn.py", "--sweep" if options.sweep else ""]
-    words += [f"--family {options.family}", "--run RUN" if options.run else ""]
+    words = [f"python benchmarks/pgn.py --family {options.family}"]
+    words += ["--run RUN" if options.run else ""]
     words += ["--heads HEADS" if options.heads else "", "--cache CACHE" if options.cache else ""]
     words += ["--data DATA" if options.family == "research" else "", f"--most {options.most}"]
     return " ".join(word for word in [*words, "--json FILE"] if word)

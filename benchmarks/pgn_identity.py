@@ -11,9 +11,9 @@ from numpy import ndarray
 from torch import Tensor
 
 from lifemask.evaluation.metrics import identity_ratio
-from lifemask.methods.pgn import PgnFitConfig, PgnNet, PgnPredictor
+from lifemask.methods.pgn import PgnNet, PgnPredictor
 from pgn_cases import Cases
-from pgn_parts import Looked, Seen, heads_of, interval, neutral_errors_mm, other_fit, other_name
+from pgn_parts import Looked, Seen, heads_of, interval, neutral_errors_mm
 
 RATIO_DRAWS = 500
 Identities = Callable[[ndarray, ndarray], Tensor]
@@ -61,11 +61,11 @@ def by_photos(
     return out | {"groups_per_person": starts}, of_person
 
 
-def fused(net: PgnNet, seen: Seen, fit: PgnFitConfig) -> Identities:
-    """PGN's identity of groups: fused features, then the closed-form fit."""
+def fused(net: PgnNet, seen: Seen) -> Identities:
+    """PGN's identity of groups, from fused features."""
 
     def identities(rows: ndarray, group: ndarray) -> Tensor:
-        found = heads_of(net, seen.rows(rows), fit, torch.from_numpy(group)).identity
+        found = heads_of(net, seen.rows(rows), torch.from_numpy(group)).identity
         return found[torch.from_numpy(np.nonzero(np.diff(group, prepend=-1))[0])]
 
     return identities
@@ -103,16 +103,15 @@ def fitted_together(cases: Cases, weights: str) -> Identities:
 
 
 def several_photos(
-    predictor: PgnPredictor, cases: Cases, seen: Seen, fit: PgnFitConfig, fit_starts: int = 2
+    predictor: PgnPredictor, cases: Cases, seen: Seen, fit_starts: int = 2
 ) -> dict[str, Any]:
-    """Neutral shape error by number of photos, for PGN, its parts, and the landmark fit."""
+    """Neutral shape error by number of photos: PGN, its mean of single photos, the landmark fit."""
     net = predictor.net
-    alone = heads_of(net, seen, fit).identity
+    alone = heads_of(net, seen).identity
     views = int(np.bincount(np.unique(cases.person, return_inverse=True)[1]).min())
     out: dict[str, Any] = {}
     ways: dict[str, tuple[Identities, int]] = {
-        "pgn": (fused(net, seen, fit), views),
-        other_name(fit): (fused(net, seen, other_fit(fit)), views),
+        "pgn": (fused(net, seen), views),
         "pgn, mean of single photos": (averaged(alone), views),
     }
     if fit_starts:
@@ -161,9 +160,7 @@ def _clip_by_clip(clip: ndarray) -> ndarray:
     return np.argsort(clip, kind="stable")
 
 
-def ratios(
-    net: PgnNet, looked: Looked, fit: PgnFitConfig, sizes: tuple[int, ...]
-) -> dict[str, Any]:
+def ratios(net: PgnNet, looked: Looked, sizes: tuple[int, ...]) -> dict[str, Any]:
     """Identity ratio of estimates from 1, 2, ... photos each, for the same people."""
     crops = looked.faces.crops
     if crops.person is None:
@@ -174,7 +171,7 @@ def ratios(
         group = clip_groups(crops.person, crops.frame, size, 2 * max(sizes))
         rows = np.nonzero(group >= 0)[0]
         rows = rows[np.argsort(group[rows], kind="stable")]
-        identity = fused(net, looked.seen, fit)(rows, group[rows]).numpy()
+        identity = fused(net, looked.seen)(rows, group[rows]).numpy()
         person = crops.person[rows[np.nonzero(np.diff(group[rows], prepend=-1))[0]]]
         value, values[size] = identity_ratio(identity, person), ratio_draws(identity, person)
         out[str(size)] = _with_interval(value, values[size]) | {"estimates": len(person)}

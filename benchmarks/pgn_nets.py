@@ -29,12 +29,11 @@ from lifemask.assets import weights_path  # noqa: E402
 from lifemask.facemodel import load_face_model  # noqa: E402
 from lifemask.graphics.pose import perspective_camera  # noqa: E402
 from lifemask.methods._coefficients import project_points  # noqa: E402
-from lifemask.methods._pgn_fit import FittedHeads, fit_heads  # noqa: E402
 from lifemask.methods._pgn_pose import HeadPose, solve_pose  # noqa: E402
+from lifemask.methods._pgn_predict import FoundHeads  # noqa: E402
 from lifemask.methods.pgn import (  # noqa: E402
     ExportNet,
     PgnConfig,
-    PgnFitConfig,
     PgnNet,
     create_pgn,
 )
@@ -93,15 +92,13 @@ def _times(timing: Timing, faces: int = 1) -> dict[str, Any]:
 def solver_calls(network: PgnNet) -> dict[str, Callable[[], Any]]:
     """The closed forms on random heads, as prediction calls them."""
     torch.manual_seed(0)
-    head, ids = network.head, network.get_buffer("pose_ids")
+    ids = network.get_buffer("pose_ids")
     found = random_heads(network)
     landmarks = seen_landmarks(network, found)
-    shape = head.shape(found.identity, found.expression)[:, ids]
+    shape = network.head.shape(found.identity, found.expression)[:, ids]
     points_mm, log_beta = LENGTH_MM * shape.double(), landmarks[:, ids, 3]
     points = landmarks[:, ids, :3]
     focal, center = torch.full((FACES,), 6.0).double(), torch.zeros(FACES, 2).double()
-    person = torch.arange(FACES)
-    start = found._replace(identity=found.identity * 0.8)
     weights = (-log_beta).exp().double()
     anchors = torch.rand(FACES, network.trunk.anchors, 4)
     cells = 0.01 * torch.randn(FACES, 4, network.decoder.cell_size, network.decoder.cell_size)
@@ -111,27 +108,24 @@ def solver_calls(network: PgnNet) -> dict[str, Callable[[], Any]]:
         "pose, perspective": lambda: perspective_camera(
             points_mm, points.double(), focal, center, weights
         ),
-        "fit of the head": lambda: fit_heads(
-            head, start, landmarks, ids, person, PgnFitConfig(steps=max(PgnFitConfig().steps, 1))
-        ),
     }
 
 
-def random_heads(network: PgnNet) -> FittedHeads:
+def random_heads(network: PgnNet) -> FoundHeads:
     """Heads of the face model, turned by a few degrees."""
     head = network.head
     identity = torch.randn(FACES, head.identity_size)
     expression = torch.rand(FACES, head.expression_size) * 0.2
     turn = torch.linalg.qr(torch.eye(3) + 0.2 * torch.randn(FACES, 3, 3)).Q
     turn = turn * torch.linalg.det(turn)[:, None, None].sign()
-    return FittedHeads(
+    return FoundHeads(
         identity,
         expression,
         HeadPose(turn, torch.full((FACES,), CLOSE_CROP), 0.1 * torch.randn(FACES, 2)),
     )
 
 
-def seen_landmarks(network: PgnNet, heads: FittedHeads) -> Tensor:
+def seen_landmarks(network: PgnNet, heads: FoundHeads) -> Tensor:
     """Their landmarks (FACES, k, 4) with noise and log beta."""
     pose = heads.pose
     shape = network.head.shape(heads.identity, heads.expression)[:, : network.head.landmarks]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.symmetry import head_symmetry
 from lifemask.graphics.pose import similarity
 from lifemask.methods._coefficients import project_points
-from lifemask.methods._pgn_fit import FittedHeads, fit_heads
 from lifemask.methods._pgn_net import Frames
-from lifemask.methods._pgn_predict import mirrored_mean
+from lifemask.methods._pgn_pose import HeadPose
+from lifemask.methods._pgn_predict import FoundHeads, mirrored_mean
 from lifemask.methods.pgn import (
     ExportNet,
-    PgnFitConfig,
     PgnNet,
     PgnPredictor,
     config_from_dict,
@@ -138,15 +137,12 @@ def see(predictor: PgnPredictor, crops: Tensor, flip: bool = True) -> Seen:
 
 
 @torch.no_grad()
-def heads_of(
-    net: PgnNet, seen: Seen, fit: PgnFitConfig, person: Tensor | None = None
-) -> FittedHeads:
+def heads_of(net: PgnNet, seen: Seen, person: Tensor | None = None) -> FoundHeads:
     """Heads as `PgnPredictor.predict_crops` finds them, from what the network said before.
 
     Args:
         net: for what frames share.
         seen: b rows.
-        fit: the closed-form steps.
         person: (b,) numbers from 0, a person's rows together; None: all different.
     """
     count = len(seen.frames.features)
@@ -158,23 +154,9 @@ def heads_of(
         some, identity = chosen.frames, chosen.identity(net, own)
         landmarks = net.read_landmarks(some.position_map)
         pose = net.pose_of(some, landmarks, net.head.shape(identity, some.expression))
-        found = FittedHeads(identity, some.expression, pose)
-        if fit.steps:
-            ids = net.get_buffer("pose_ids")
-            found = fit_heads(net.head, found, landmarks, ids, own, fit)
-        parts.append((found.identity, found.expression, *found.pose))
+        parts.append((identity, some.expression, *pose))
     identity, expression, *pose = (torch.cat(column) for column in zip(*parts, strict=True))
-    return FittedHeads(identity, expression, type(found.pose)(*pose))
-
-
-def other_fit(fit: PgnFitConfig) -> PgnFitConfig:
-    """The closed-form fit switched off where it is on, and on where it is off."""
-    return replace(fit, steps=0 if fit.steps else 2)
-
-
-def other_name(fit: PgnFitConfig) -> str:
-    """What `other_fit` is called in tables."""
-    return "pgn, without the fit" if fit.steps else "pgn, with the fit"
+    return FoundHeads(identity, expression, HeadPose(*pose))
 
 
 def batches_of_people(person: ndarray) -> list[ndarray]:
@@ -188,20 +170,10 @@ def batches_of_people(person: ndarray) -> list[ndarray]:
     return np.split(np.arange(len(person)), starts[1:])
 
 
-def head_points(net: PgnNet, heads: FittedHeads) -> Tensor:
+def head_points(net: PgnNet, heads: FoundHeads) -> Tensor:
     """Posed points (b, m, 3) of the model in half-crops, landmarks of the label set first."""
     matrix = heads.pose.scale[:, None, None] * heads.pose.rotation
     return project_points(net.head.shape(*heads[:2]), matrix, heads.pose.shift)
-
-
-def in_groups(person: ndarray, size: int) -> tuple[ndarray, ndarray]:
-    """Rows of whole groups of `size` photos of one person, and the group's number of each row."""
-    rows = []
-    for number in np.unique(person):
-        own = np.nonzero(person == number)[0]
-        rows.append(own[: len(own) // size * size])
-    chosen = np.concatenate(rows)
-    return chosen, np.repeat(np.arange(len(chosen) // size), size)
 
 
 def neutral_errors_mm(model: FaceModel, found: Tensor, true: Tensor) -> ndarray:

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from lifemask.graphics.pose import perspective_camera, procrustes_camera
 from lifemask.methods._coefficients import CoefficientHead
-from lifemask.methods._pgn_fit import FittedHeads
 from lifemask.methods._pgn_pose import HeadPose, solve_pose
+from lifemask.methods._pgn_predict import FoundHeads
 from lifemask.methods._targets import HeadLabels
-from lifemask.methods.pgn import PgnFitConfig, PgnNet
+from lifemask.methods.pgn import PgnNet
 from lifemask.nn.parametric import LENGTH_MM
 from lifemask.training.landmarker import face_errors
 from pgn_cases import Answers, Cases, camera_of_labels, square_of, turn_to_sight
 from pgn_limits import landmark_errors, pose_errors
-from pgn_parts import Looked, Seen, angle_deg, head_points, heads_of, interval, other_fit
+from pgn_parts import Looked, Seen, angle_deg, head_points, heads_of, interval
 
 FOCAL_BINS = (3.0, 5.0)  # image widths; below the first perspective should pay
 
@@ -41,14 +41,12 @@ class Solved(NamedTuple):
     perspective: ndarray
 
 
-def poses(net: PgnNet, cases: Cases, seen: Seen, fit: PgnFitConfig) -> dict[str, Any]:
+def poses(net: PgnNet, cases: Cases, seen: Seen) -> dict[str, Any]:
     """Rotation error and landmark px with the map's weights and with equal ones."""
-    alone = heads_of(net, seen, PgnFitConfig(steps=0))
-    fitted = heads_of(net, seen, fit if fit.steps else other_fit(fit))
+    alone = heads_of(net, seen)
     ways = {
         "solved, weights of the map": resolved(net, alone, seen, True),
         "solved, equal weights": resolved(net, alone, seen, False),
-        "after the fit": fitted,
         "true shape, weights of the map": resolved(net, true_heads(alone, cases), seen, True),
         "true shape, equal weights": resolved(net, true_heads(alone, cases), seen, False),
     }
@@ -60,7 +58,7 @@ def poses(net: PgnNet, cases: Cases, seen: Seen, fit: PgnFitConfig) -> dict[str,
     return out | {"weights of the map - equal": interval(angles[0] - angles[1], cases.person)}
 
 
-def resolved(net: PgnNet, heads: FittedHeads, seen: Seen, weighted: bool) -> FittedHeads:
+def resolved(net: PgnNet, heads: FoundHeads, seen: Seen, weighted: bool) -> FoundHeads:
     """The heads with their pose solved again from the map's points."""
     ids = net.get_buffer("pose_ids")
     landmarks = net.read_landmarks(seen.frames.position_map)[:, ids]
@@ -69,12 +67,12 @@ def resolved(net: PgnNet, heads: FittedHeads, seen: Seen, weighted: bool) -> Fit
     return heads._replace(pose=solve_pose(shape, landmarks[..., :3], log_beta))
 
 
-def true_heads(heads: FittedHeads, cases: Cases) -> FittedHeads:
+def true_heads(heads: FoundHeads, cases: Cases) -> FoundHeads:
     """The heads with their true coefficients."""
     return heads._replace(identity=cases.truth.identity, expression=cases.truth.expression)
 
 
-def answers_of(net: PgnNet, heads: FittedHeads, cases: Cases) -> Answers:
+def answers_of(net: PgnNet, heads: FoundHeads, cases: Cases) -> Answers:
     """Heads in crops as heads in the pictures."""
     labels = HeadLabels(*about_origin(net.head, heads.pose), heads.identity, heads.expression)
     return Answers(heads.identity, heads.expression, camera_of_labels(labels, cases.box))
@@ -86,20 +84,17 @@ def about_origin(head: CoefficientHead, pose: HeadPose) -> tuple[Tensor, Tensor,
     return pose.rotation, pose.scale, pose.shift - torch.stack((turned[:, 0], -turned[:, 1]), 1)
 
 
-def perspective(
-    net: PgnNet, cases: Cases, seen: Seen, fit: PgnFitConfig, truth: bool = False
-) -> dict[str, Any]:
+def perspective(net: PgnNet, cases: Cases, seen: Seen, truth: bool = False) -> dict[str, Any]:
     """Rotation error of pinhole pictures under both cameras, by focal length in image widths.
 
     Args:
         net: for what the map says at the landmarks.
         cases: pictures; orthographic ones are left out.
         seen: what the network said.
-        fit: of the shape.
         truth: use the true shape in place of the predicted one.
     """
     rows = np.nonzero(np.isfinite(cases.focal_widths))[0]
-    heads = heads_of(net, seen, fit)
+    heads = heads_of(net, seen)
     if truth:
         heads = true_heads(heads, cases)
     found = both_cameras(net, cases, seen, heads, rows)
@@ -117,9 +112,7 @@ def perspective(
     return out
 
 
-def both_cameras(
-    net: PgnNet, cases: Cases, seen: Seen, heads: FittedHeads, rows: ndarray
-) -> Solved:
+def both_cameras(net: PgnNet, cases: Cases, seen: Seen, heads: FoundHeads, rows: ndarray) -> Solved:
     """Both closed forms from the same points, the focal length and principal point known."""
     kind, index = torch.float64, torch.from_numpy(rows)
     head, ids = net.head, net.get_buffer("pose_ids")
@@ -142,9 +135,9 @@ def both_cameras(
     return Solved(*(angle_deg(rotation, true) for rotation in rotations))
 
 
-def both_meshes(net: PgnNet, cases: Cases, seen: Seen, fit: PgnFitConfig) -> dict[str, Any]:
+def both_meshes(net: PgnNet, cases: Cases, seen: Seen) -> dict[str, Any]:
     """NME in % and 3D error in mm of the map's own landmarks and of the posed model's."""
-    heads = heads_of(net, seen, fit)
+    heads = heads_of(net, seen)
     scored = net.head.sets68[net.head.scored]
     (u, v), side = square_of(cases.box)
     true = cases.points(net.head.scored)
@@ -159,11 +152,11 @@ def both_meshes(net: PgnNet, cases: Cases, seen: Seen, fit: PgnFitConfig) -> dic
     return _compared(errors, cases.person)
 
 
-def both_meshes_of_photos(net: PgnNet, looked: Looked, fit: PgnFitConfig) -> dict[str, Any]:
+def both_meshes_of_photos(net: PgnNet, looked: Looked) -> dict[str, Any]:
     """NME in % of both meshes at the marks of held-out photos."""
     crops = looked.faces.crops
     scored = net.head.sets68[net.head.scored]
-    posed = head_points(net, heads_of(net, looked.seen, fit))[:, : net.head.landmarks]
+    posed = head_points(net, heads_of(net, looked.seen))[:, : net.head.landmarks]
     on_map = net.read_landmarks(looked.seen.frames.position_map)[..., :3]
     errors = {
         name: {"nme": face_errors(points.numpy(), looked.wanted, crops, scored)}

@@ -27,6 +27,8 @@ ABLATED = (
     ("ytf68_ratio", "identity ratio"),
 )
 NOTHING = "-"
+RETIRED = ("after the fit", "pgn, with the fit", "fit of the head")
+"""Rows of stored results about a closed-form fit to the map that is no more."""
 
 
 def pgn_sections(results: dict[str, Result]) -> list[str]:
@@ -92,7 +94,7 @@ def _limits(one: Result) -> list[str]:
 
 def _poses(one: Result) -> list[str]:
     """Rotation errors by system and by how PGN's pose is solved."""
-    ways = one["pose"] | {k: v for k, v in one["solved"].items() if "landmarks_px" in v}
+    ways = one["pose"] | {k: v for k, v in kept(one["solved"]).items() if "landmarks_px" in v}
     rows = [
         [
             name,
@@ -135,6 +137,7 @@ def _cameras(one: Result) -> list[str]:
 
 def _photos(photos: Result) -> list[str]:
     """Shape error by number of photos."""
+    photos = kept(photos)
     counts = sorted({int(k) for way in photos.values() for k in way if k.isdigit()})
     changes = [f"{k} - 1" for k in counts if k in (2, 4)]
     rows = []
@@ -191,7 +194,7 @@ def _ratios(result: Result) -> list[str]:
     """Identity ratio by number of photos per estimate."""
     rows = []
     for name, one in result["sets"].items():
-        for way, found in one.get("ratio", {}).items():
+        for way, found in kept(one.get("ratio", {})).items():
             cells = [_interval(found[k]) if k in found else NOTHING for k in ("1", "2", "4")]
             gains = [signed(found[k]) if k in found else NOTHING for k in ("2 - 1", "4 - 1")]
             rows.append([name, way, str(found["people"]), *cells, *gains])
@@ -224,6 +227,7 @@ def _speed(result: Result) -> list[str]:
     solvers = [
         [row["solver"], f"{row['ms']:.3f} ms", f"{row['processor_ms']:.3f} ms", _target(row)]
         for row in result["solvers"]
+        if row["solver"] not in RETIRED
     ]
     load, faces = result["load_average"], result["solvers"][0]["faces"]
     return [
@@ -253,6 +257,11 @@ def _ablation(result: Result) -> list[str]:
         *table(head, rows),
         "",
     ]
+
+
+def kept(rows: Result) -> Result:
+    """Rows by name without the retired ones."""
+    return {name: row for name, row in rows.items() if name not in RETIRED}
 
 
 def signed(change: Result) -> str:

@@ -12,7 +12,6 @@ import torch
 
 from lifemask.facemodel import load_face_model
 from lifemask.graphics.camera import pinhole_camera, project
-from lifemask.methods.pgn import PgnFitConfig
 from lifemask.types import Camera
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -23,7 +22,7 @@ def bench():
     """The benchmark's modules by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
-        names = ("parts", "cases", "limits", "identity", "uncertainty", "pose", "sweep")
+        names = ("parts", "cases", "limits", "identity", "uncertainty", "pose")
         modules = {name: importlib.import_module(f"pgn_{name}") for name in names}
         modules["report"] = importlib.import_module("report_pgn")
         yield SimpleNamespace(**modules)
@@ -140,11 +139,6 @@ def test_batches_keep_people_together(bench):
     assert max(map(len, parts)) < 2 * bench.parts.BATCH
 
 
-def test_heads_in_twos(bench):
-    rows, group = bench.parts.in_groups(np.array([5, 5, 5, 8, 8, 3]), 2)
-    assert list(rows) == [0, 1, 3, 4] and list(group) == [0, 0, 1, 1]
-
-
 def test_the_turn_to_the_line_of_sight_is_the_smallest(bench):
     direction = torch.tensor([[0.0, 0.0, -5.0], [1.0, 0.0, -1.0], [0.2, -0.5, -1.0]])
     turn = bench.cases.turn_to_sight(direction)
@@ -247,12 +241,6 @@ def test_labels_of_a_square_become_cameras_of_the_picture(bench, model):
     torch.testing.assert_close(in_picture, expected, atol=1e-4, rtol=0)
 
 
-def test_the_sweep_tries_every_setting_once(bench):
-    tried = bench.sweep.settings(PgnFitConfig())
-    assert len(set(tried)) == len(tried) and tried[0] == PgnFitConfig()
-    assert {fit.steps for fit in tried} >= {0, 1, 2, 3}
-
-
 def measured(bench):
     """A result as `benchmarks/pgn.py` writes it, all values alike."""
     cell = {"mean": 1.5, "ci95": [1.0, 2.0], "images": 10, "units": 5}
@@ -302,6 +290,22 @@ def test_tables_show_what_was_measured(bench):
     assert bench.report.pgn_sections({}) == []
 
 
+def test_rows_of_the_fit_that_is_gone_are_not_listed(bench):
+    result = measured(bench)
+    expected = bench.report.pgn_sections({"pgn-open": result})
+    heads, photos = result["sets"].values()
+    heads["solved"]["after the fit"] = heads["pose"]["pgn"]
+    heads["photos"]["pgn, with the fit"] = heads["photos"]["pgn"]
+    photos["ratio"]["pgn, with the fit"] = photos["ratio"]["pgn"]
+    assert bench.report.pgn_sections({"pgn-open": result}) == expected
+    timed = {"faces": 64, "ms": 0.1, "processor_ms": 0.1, "target_ms": None}
+    solvers = [timed | {"solver": name} for name in ("pose, perspective", "fit of the head")]
+    speed = {"benchmark": "pgn speed", "one_face": [], "solvers": solvers}
+    speed |= {"load_average": {"before": 0, "after": 0}}
+    text = "\n".join(bench.report.pgn_sections({"pgn_nets": speed}))
+    assert "| pose, perspective |" in text and "fit" not in text
+
+
 def test_stored_results_can_be_shown(bench):
     for path in (BENCHMARKS / "results").glob("pgn*.json"):
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -328,16 +332,14 @@ def test_what_was_seen_once_gives_the_predictors_heads(bench, model, flip):
     predictor = PgnPredictor(TorchNetwork(ExportNet(net)), net, model, "open")
     crops, person = torch.rand(5, 3, 48, 48), torch.tensor([0, 0, 1, 2, 2])
     seen = bench.parts.see(predictor, crops, flip)
-    for steps in (0, 2):
-        fit = PgnFitConfig(steps=steps)
-        found = predictor.predict_crops(crops, person, PgnPredictConfig(flip=flip, fit=fit)).labels
-        again = bench.parts.heads_of(net, seen, fit, person)
-        assert found.identity.std(0).max() > 0.01
-        for one, two in (
-            (found.identity, again.identity),
-            (found.expression, again.expression),
-            (found.rotation, again.pose.rotation),
-        ):
-            torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
-        shift = bench.pose.about_origin(net.head, again.pose)[2]
-        torch.testing.assert_close(found.shift, shift, atol=1e-4, rtol=1e-4)
+    found = predictor.predict_crops(crops, person, PgnPredictConfig(flip=flip)).labels
+    again = bench.parts.heads_of(net, seen, person)
+    assert found.identity.std(0).max() > 0.01
+    for one, two in (
+        (found.identity, again.identity),
+        (found.expression, again.expression),
+        (found.rotation, again.pose.rotation),
+    ):
+        torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+    shift = bench.pose.about_origin(net.head, again.pose)[2]
+    torch.testing.assert_close(found.shift, shift, atol=1e-4, rtol=1e-4)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from lifemask.graphics.camera import camera_like, default_focal_px, project
 from lifemask.graphics.pose import perspective_camera
 from lifemask.methods._coefficients import project_points
 from lifemask.methods._crops import Place, first_place, head_geometry, scored_points
-from lifemask.methods._pgn_fit import FittedHeads, PgnFitConfig, fit_heads
 from lifemask.methods._pgn_net import Frames, Glimpse, PgnConfig, PgnNet
+from lifemask.methods._pgn_pose import HeadPose
 from lifemask.methods._targets import HeadLabels
 from lifemask.nn.landmark_net import crop_px_from_unit
 from lifemask.types import CameraModel, Crop, Face, Geometry, Landmarks
@@ -40,8 +40,6 @@ class PgnPredictConfig:
         camera: "pinhole" solves the perspective pose from the map's points, too, and gives that.
         focal_px: of the pinhole camera in photo px; None for 1015 / 224 image widths.
         camera_steps: Gauss-Newton steps of the perspective pose after its closed form.
-        fit: closed-form steps that bring the model closer to the map; 0 steps leave the network's
-            coefficients.
     """
 
     passes: int | None = None
@@ -50,7 +48,6 @@ class PgnPredictConfig:
     camera: CameraModel = "orthographic"
     focal_px: float | None = None
     camera_steps: int = 2
-    fit: PgnFitConfig = field(default_factory=PgnFitConfig)
 
     def __post_init__(self) -> None:
         """Check the choices.
@@ -102,6 +99,14 @@ class PgnPrediction:
     def uncertainty(self) -> Float[Tensor, "b v"]:
         """Expected error of each vertex in half-crops: both meshes' distance and `e^beta`."""
         return (self.apart.square() + 3 * (2 * self.vertices[..., 3]).exp()).sqrt()
+
+
+class FoundHeads(NamedTuple):
+    """Heads of frames; identity and expression (b, .), pose about the pivot."""
+
+    identity: Float[Tensor, "b i"]
+    expression: Float[Tensor, "b e"]
+    pose: HeadPose
 
 
 class FrameNetwork(Protocol):
@@ -217,7 +222,7 @@ class PgnPredictor:
         Args:
             crops: (b, 3, size, size) upright faces.
             person: (b,) whose frames they are, numbers from 0; None: all different.
-            config: flip and fit; None for the defaults.
+            config: flip; None for the defaults.
         """
         config = config or PgnPredictConfig()
         person = torch.arange(len(crops)) if person is None else person
@@ -233,15 +238,12 @@ class PgnPredictor:
                 other = sign * self.net.identity_of(mirrored.features, person)
                 identity = (identity + other) / 2
         landmarks = self.net.read_landmarks(frames.position_map)
-        head = self.net.head
-        pose = self.net.pose_of(frames, landmarks, head.shape(identity, frames.expression))
-        found = FittedHeads(identity, frames.expression, pose)
-        if config.fit.steps:
-            ids = self.net.get_buffer("pose_ids")
-            found = fit_heads(head, found, landmarks, ids, person, config.fit)
+        shape = self.net.head.shape(identity, frames.expression)
+        pose = self.net.pose_of(frames, landmarks, shape)
+        found = FoundHeads(identity, frames.expression, pose)
         return self._prediction(found, frames.position_map)
 
-    def _prediction(self, found: FittedHeads, position_map: Tensor) -> PgnPrediction:
+    def _prediction(self, found: FoundHeads, position_map: Tensor) -> PgnPrediction:
         head, pose = self.net.head, found.pose
         turned = pose.scale[:, None] * (pose.rotation @ head.get_buffer("pivot"))
         origin = pose.shift - torch.stack((turned[:, 0], -turned[:, 1]), 1)

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
-from lifemask.methods._pgn_fit import PgnFitConfig
 from lifemask.methods._pgn_loss import PgnLoss, PgnLossConfig
 from lifemask.methods._pgn_net import LandmarkTrunk, PgnConfig, PgnNet, PgnOutput, PointReader
 from lifemask.methods._pgn_predict import (
@@ -36,7 +35,6 @@ __all__ = [
     "FrameView",
     "LandmarkTrunk",
     "PgnConfig",
-    "PgnFitConfig",
     "PgnLoss",
     "PgnLossConfig",
     "PgnNet",
