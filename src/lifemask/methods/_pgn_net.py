@@ -21,16 +21,13 @@ from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.chart import create_chart, map_weights
 from lifemask.methods._coefficients import START_6D, CoefficientHead, project_points
 from lifemask.methods._pgn_pose import HeadPose, affine_solver, solve_pose, unposed
-from lifemask.nn.backbones import MOBILE_BLOCKS, MOBILE_HIDDEN, MOBILE_WIDTHS, create_backbone
-from lifemask.nn.landmark_net import LandmarkNet, LandmarkNetConfig
+from lifemask.methods._pgn_trunk import Encoder, Seen, create_trunk
 from lifemask.nn.parametric import CLOSE_CROP, rotation_from_6d
-from lifemask.nn.position_map import LOG_BETA_RANGE, START_LOG_BETA, PositionDecoder, SecondLook
+from lifemask.nn.position_map import LOG_BETA_RANGE, START_LOG_BETA, PositionDecoder
 
-Encoder = Literal["mobile", "tiny", "resnet18_half", "resnet50"]
 Fusion = Literal["both", "mean", "max", "first", "none"]
 UNPOSED_UNIT = 0.05  # 5 mm: spread of the un-posed points that the heads read
 START_EXPRESSION = -2.5  # before the sigmoid
-MAP_MOBILE = 64  # channels that the shipped landmarkers' maps are read from
 
 
 @dataclass(frozen=True)
@@ -162,10 +159,11 @@ class PgnNet(nn.Module):
         super().__init__()
         self.config = config
         self.head = CoefficientHead(model)
-        self.trunk = _trunk(config, model, self.head)
+        sizes = (self.head.landmarks, config.size, config.second_look)
+        self.trunk = create_trunk(config.encoder, *sizes)
         as_vector = config.encoder == "mobile"
-        sizes = (config.widths, config.map_size)
-        self.decoder = PositionDecoder(self.trunk.decoded, *sizes, from_vector=as_vector)
+        cells = (config.widths, config.map_size)
+        self.decoder = PositionDecoder(self.trunk.decoded, *cells, from_vector=as_vector)
         tables = _chart_tables if chart else _empty_tables
         for name, table in tables(self.head, model, config, self.trunk.anchors).items():
             self.register_buffer(name, table.contiguous())
@@ -359,102 +357,6 @@ class PgnNet(nn.Module):
         ids = self.get_buffer("pose_ids")
         log_beta = landmarks[:, ids, 3] if self.config.weights == "learned" else None
         return solve_pose(shape[:, ids], landmarks[:, ids, :3], log_beta)
-
-
-class Trunk(nn.Module):
-    """An encoder: crops to features for the heads and for the decoder.
-
-    Attributes:
-        features: length of the vector for the heads.
-        decoded: channels, or length, of what the decoder gets.
-        anchors: number of points that the position map starts from; 0: the mean face.
-    """
-
-    features: int
-    decoded: int
-    anchors: int = 0
-
-    def forward(self, crops: Float[Tensor, "b 3 s s"]) -> Seen:
-        """Features of crops in sRGB [0, 1]."""
-        raise NotImplementedError
-
-
-class Seen(NamedTuple):
-    """What an encoder sees.
-
-    Attributes:
-        features: (b, f) for the heads.
-        decoded: for the decoder.
-        anchors: (b, k, 4) points of the label set and their log beta, or (b, 0, 4).
-    """
-
-    features: Tensor
-    decoded: Tensor
-    anchors: Tensor
-
-
-class LandmarkTrunk(Trunk):
-    """The landmark network with a second look at its points."""
-
-    def __init__(self, config: PgnConfig, points: int) -> None:
-        super().__init__()
-        sizes = LandmarkNetConfig(
-            points, config.size, MOBILE_WIDTHS, MOBILE_BLOCKS, MAP_MOBILE, MOBILE_HIDDEN, 0
-        )
-        self.net = LandmarkNet(sizes)
-        self.anchors = points
-        self.again: SecondLook | None = None
-        width = 0
-        if config.second_look:
-            chosen = _spread(points, config.second_look)
-            self.register_buffer("chosen", chosen, persistent=False)
-            self.again = SecondLook(MOBILE_WIDTHS[1], len(chosen), 4 * points)
-            width = self.again.width
-        self.features = self.decoded = MOBILE_HIDDEN + width
-
-    def forward(self, crops: Float[Tensor, "b 3 s s"]) -> Seen:
-        """Features and points of crops in sRGB [0, 1]."""
-        looked = self.net.look(crops)
-        found = looked.output
-        anchors = torch.cat((found.points, found.log_b[..., None]), -1).float()
-        if self.again is None:
-            return Seen(looked.summary, looked.summary, anchors)
-        places = anchors[:, self.get_buffer("chosen"), :2]
-        change, hidden = self.again(looked.quarter, places)
-        anchors = anchors + change.float().unflatten(1, (-1, 4))
-        features = torch.cat((looked.summary, hidden), 1)
-        return Seen(features, features, anchors)
-
-
-class ResNetTrunk(Trunk):
-    """PGN's encoder: features in place for the decoder, their mean for the heads."""
-
-    def __init__(self, config: PgnConfig) -> None:
-        super().__init__()
-        self.net = create_backbone(config.encoder, 3, config.size)
-        self.features = self.decoded = self.net.features
-
-    def forward(self, crops: Float[Tensor, "b 3 s s"]) -> Seen:
-        """Features of crops in sRGB [0, 1]."""
-        cells = self.net.cells((crops * 255 - 127.5) / 128)
-        features = cells.mean((2, 3))
-        return Seen(features, cells, features.float()[:, :0, None].expand(-1, -1, 4))
-
-
-def _trunk(config: PgnConfig, model: FaceModel, head: CoefficientHead) -> Trunk:
-    if config.encoder == "mobile":
-        return LandmarkTrunk(config, head.landmarks)
-    return ResNetTrunk(config)
-
-
-def _spread(points: int, wanted: int) -> Int[Tensor, "n"]:
-    """Landmarks to look at again: the second set of 68, then evenly spread others."""
-    if points <= 136:
-        return torch.arange(points)[:wanted]
-    rest = torch.arange(136, points)
-    count = max(wanted - 68, 0)
-    even = rest[torch.linspace(0, len(rest) - 1, count).round().long()]
-    return torch.cat((torch.arange(68, 136)[:wanted], even))
 
 
 def _chart_tables(

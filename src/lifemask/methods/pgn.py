@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
 from lifemask.methods._pgn_loss import PgnLoss, PgnLossConfig
-from lifemask.methods._pgn_net import LandmarkTrunk, PgnConfig, PgnNet, PgnOutput, PointReader
+from lifemask.methods._pgn_net import PgnConfig, PgnNet, PgnOutput, PointReader
 from lifemask.methods._pgn_predict import (
     FrameView,
     PgnPredictConfig,
     PgnPrediction,
     PgnPredictor,
 )
+from lifemask.methods._pgn_trunk import LandmarkTrunk
 from lifemask.nn.shipped import Engine, described, family_name, load_network, with_weights
 
 __all__ = [
