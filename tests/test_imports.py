@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "lifemask"
 ORDER = (
     "types", "assets", "graphics", "facemodel", "nn", "losses", "faces", "methods",
-    "record", "export", "head", "preview", "pipeline_config", "pipeline_input", "pipeline",
-    "outputs",
+    "record", "export", "head", "preview", "relighting", "pipeline_config", "pipeline_input",
+    "pipeline", "outputs",
     "data", "evaluation", "training", "apps",
 )  # fmt: skip
 """A module may import from those to its left and from its own folder, and nothing else."""

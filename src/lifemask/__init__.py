@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lifemask.pipeline import reconstruct as reconstruct
     from lifemask.pipeline import reconstruct_all as reconstruct_all
     from lifemask.pipeline import reconstruct_person as reconstruct_person
+    from lifemask.relighting import turntable as turntable
 
 _PUBLIC = {
     "Head": "lifemask.head",
@@ -39,6 +40,7 @@ _PUBLIC = {
     "reconstruct": "lifemask.pipeline",
     "reconstruct_all": "lifemask.pipeline",
     "reconstruct_person": "lifemask.pipeline",
+    "turntable": "lifemask.relighting",
     "weights_path": "lifemask.assets",
     "write_heads": "lifemask.outputs",
 }
@@ -56,6 +58,7 @@ __all__ = [
     "reconstruct",
     "reconstruct_all",
     "reconstruct_person",
+    "turntable",
     "weights_path",
     "write_heads",
 ]

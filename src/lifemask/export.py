@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,23 +20,31 @@ from lifemask.graphics.meshio import (
     MeshPrimitive,
     MeshScene,
     MorphTarget,
+    encode_normals,
     polygons_of_part,
     write_glb,
     write_obj,
     write_ply,
 )
+from lifemask.methods.surface_maps import SurfaceMap, surface_maps
 from lifemask.types import Appearance, Geometry
 
 if TYPE_CHECKING:
     from lifemask.head import Head
 
-ROUGHNESS = {"skin": 0.6, "eyes": 0.15, "teeth": 0.3, "tongue": 0.45}
+ROUGHNESS = {"skin": 0.55, "eyes": 0.1, "teeth": 0.2, "tongue": 0.4}
+"""Of each part, perceptual (glTF); the skin's where it has no map. Eyes and mouth are wet."""
 PLAIN_COLOR = (0.42, 0.42, 0.42)
 SUFFIXES = (".glb", ".obj", ".ply", ".json")
 
 
-def export_head(head: Head, path: Path) -> None:
+def export_head(head: Head, path: Path, *, maps: bool = True) -> None:
     """Write one file; the suffix chooses the format, see `Head.export`.
+
+    Args:
+        head: what to write.
+        path: of the file.
+        maps: give the skin's material a normal and a roughness map, where the format has them.
 
     Raises:
         UserError: another suffix, or a path that cannot be written.
@@ -48,29 +57,38 @@ def export_head(head: Head, path: Path) -> None:
         if suffix == ".json":
             _write_record(head, path)
         elif suffix == ".glb":
-            write_glb(animated_scene(head), path)
+            write_glb(animated_scene(head, maps=maps), path)
         elif suffix == ".obj":
-            write_obj(posed_scene(head), path)
+            write_obj(posed_scene(head, maps=maps), path)
         else:
-            write_ply(posed_scene(head), path)
+            write_ply(posed_scene(head, maps=False), path)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror or error})") from error
 
 
-def posed_scene(head: Head) -> MeshScene:
-    """The head with the photo's expression, in the model frame, without morph targets."""
-    return _scene(head, head.geometry.vertices_mm)
+def posed_scene(head: Head, *, maps: bool = True) -> MeshScene:
+    """The head with the photo's expression, in the model frame, without morph targets.
+
+    Args:
+        head: what to show.
+        maps: with normal and roughness maps of the skin (`methods.surface_maps`).
+    """
+    return _scene(head, head.geometry.vertices_mm, maps)
 
 
-def animated_scene(head: Head) -> MeshScene:
+def animated_scene(head: Head, *, maps: bool = True) -> MeshScene:
     """The neutral head with a morph target per expression, their weights set to the photo's.
 
     What the geometry has beyond its parameters (a refinement per vertex) stays in the neutral
     head, so that the weighted sum of targets gives the head of the photo.
+
+    Args:
+        head: what to show.
+        maps: with normal and roughness maps of the skin (`methods.surface_maps`).
     """
     geometry, model = head.geometry, head.model
     if model is None or geometry.params is None:
-        return posed_scene(head)
+        return posed_scene(head, maps=maps)
     neutral, deltas = neutral_and_deltas(geometry, model)
     normals = vertex_normals(neutral, geometry.faces)
     moved = vertex_normals(neutral + deltas, geometry.faces) - normals
@@ -78,7 +96,7 @@ def animated_scene(head: Head) -> MeshScene:
         name: MorphTarget(_float32(delta), _float32(turn))
         for name, delta, turn in zip(model.expression_names, deltas, moved, strict=True)
     }
-    return _scene(head, neutral, targets, head.expression)
+    return _scene(head, neutral, maps, targets, head.expression)
 
 
 def neutral_and_deltas(
@@ -104,14 +122,18 @@ def texture_pixels(albedo: Float[Tensor, "3 n n"]) -> UInt8[np.ndarray, "n n 3"]
 def _scene(
     head: Head,
     vertices: Float[Tensor, "v 3"],
+    maps: bool,
     targets: dict[str, MorphTarget] | None = None,
     weights: dict[str, float] | None = None,
 ) -> MeshScene:
-    geometry = head.geometry
+    geometry, appearance = head.geometry, head.appearance
     topology = None if head.model is None else head.model.topology
+    surface: Mapping[str, SurfaceMap] = {}
+    if maps and appearance is not None and head.model is not None:
+        surface = surface_maps(geometry, appearance, head.model)
     return MeshScene(
         positions_mm=_float32(vertices),
-        primitives=_primitives(topology, geometry, head.appearance),
+        primitives=_primitives(topology, geometry, appearance, surface),
         normals=_float32(vertex_normals(vertices, geometry.faces)),
         uvs=None if topology is None else _float32(topology.uvs),
         morph_targets=targets or {},
@@ -120,7 +142,10 @@ def _scene(
 
 
 def _primitives(
-    topology: Topology | None, geometry: Geometry, appearance: Appearance | None
+    topology: Topology | None,
+    geometry: Geometry,
+    appearance: Appearance | None,
+    surface: Mapping[str, SurfaceMap],
 ) -> tuple[MeshPrimitive, ...]:
     """One primitive per part of the topology that has faces."""
     faces = _int32(geometry.faces)
@@ -138,19 +163,27 @@ def _primitives(
                     name,
                     corners,
                     np.ascontiguousarray(faces_uv[chosen]),
-                    _material(name, appearance),
+                    _material(name, appearance, surface.get(name)),
                     None if quads is None else polygons_of_part(quads, corners),
                 )
             )
     return tuple(primitives)
 
 
-def _material(part: str, appearance: Appearance | None) -> Material:
+def _material(part: str, appearance: Appearance | None, surface: SurfaceMap | None) -> Material:
     roughness = ROUGHNESS.get(part, 0.6)
     if appearance is None:
         return Material(part, color=PLAIN_COLOR, roughness=roughness)
-    albedo = appearance.part_albedo.get(part, appearance.albedo)
-    return Material(part, texture_pixels(albedo), roughness=roughness)
+    texture = texture_pixels(appearance.part_albedo.get(part, appearance.albedo))
+    if surface is None:
+        return Material(part, texture, roughness=roughness)
+    return Material(
+        part,
+        texture,
+        roughness=1.0,
+        normal_texture=encode_normals(surface.normals),
+        roughness_texture=np.round(surface.roughness * 255).astype(np.uint8),
+    )
 
 
 def _write_record(head: Head, path: Path) -> None:

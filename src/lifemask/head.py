@@ -107,13 +107,15 @@ class Head:
         """
         return _array(project(self._landmarks(), self.geometry.camera)[:, :2])
 
-    def export(self, *paths: str | Path) -> None:
+    def export(self, *paths: str | Path, maps: bool = True) -> None:
         """Write meshes; the suffix chooses the format.
 
         Args:
             *paths: `.glb`: neutral mesh, textures, 52 ARKit morph targets set to the photo's
                 expression, metres. `.obj` (with .mtl and textures beside it) and `.ply`: the
                 head as in the photo, mm. `.json`: the face's record of `docs/params-schema.md`.
+            maps: give the skin a normal and a roughness map too (`.glb` and `.obj`;
+                `docs/relight.md`).
 
         Raises:
             UserError: another suffix, or a path that cannot be written.
@@ -121,7 +123,7 @@ class Head:
         from lifemask.export import export_head
 
         for path in paths:
-            export_head(self, Path(path))
+            export_head(self, Path(path), maps=maps)
 
     def relight(self, light: Lighting | str | Path | Mapping[str, object]) -> Head:
         """The same head in another light.

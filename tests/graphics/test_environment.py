@@ -9,7 +9,12 @@ import torch
 from PIL import Image
 
 from lifemask.assets import UserError
-from lifemask.graphics.environment import load_light, read_radiance_hdr
+from lifemask.graphics.environment import (
+    load_environment,
+    load_light,
+    read_radiance_hdr,
+    write_radiance_hdr,
+)
 from lifemask.graphics.lighting import shading, studio_light
 
 
@@ -94,3 +99,43 @@ def test_unknown_light_lists_the_names(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "black.png")
     with pytest.raises(UserError, match="luminance"):
         load_light(tmp_path / "black.png")
+
+
+@pytest.mark.parametrize("width", [4, 8, 300])
+def test_radiance_files_are_written(tmp_path, width):
+    radiance = np.random.default_rng(1).uniform(0, 8, (5, width, 3)).astype(np.float32)
+    radiance[1, 1:] = [2, 2, 900]  # flat in every channel, and much brighter than the rest
+    radiance[3, 2] = 0
+    write_radiance_hdr(tmp_path / "sky.hdr", radiance)
+    read = read_radiance_hdr(tmp_path / "sky.hdr")
+    assert np.all(np.abs(read - radiance) <= radiance.max(axis=2, keepdims=True) / 256 + 1e-6)
+    assert [p.name for p in tmp_path.iterdir()] == ["sky.hdr"]
+    for wrong in (-1.0, np.nan):
+        with pytest.raises(ValueError, match="radiance"):
+            write_radiance_hdr(tmp_path / "no.hdr", np.full((4, 8, 3), wrong))
+
+
+def test_even_rows_are_written_as_runs(tmp_path):
+    write_radiance_hdr(tmp_path / "flat.hdr", np.full((64, 128, 3), 0.5))
+    assert (tmp_path / "flat.hdr").stat().st_size < 64 * 24
+
+
+def test_picture_and_coefficients_of_an_environment_have_one_exposure(tmp_path):
+    radiance = np.full((32, 64, 3), 5.0, np.float32)
+    radiance[:16] = 9.0
+    write_radiance_hdr(tmp_path / "sky.hdr", radiance)
+    room = load_environment(tmp_path / "sky.hdr")
+    assert float(room.radiance.mean()) == pytest.approx(1, abs=0.01)
+    assert float(room.radiance.amax() / room.radiance.amin()) == pytest.approx(1.8, abs=0.02)
+    torch.testing.assert_close(load_light(tmp_path / "sky.hdr").sh, room.lighting.sh)
+
+
+def test_coefficients_alone_make_a_picture_too(tmp_path):
+    light = studio_light("sunset")
+    (tmp_path / "light.json").write_text(json.dumps(light.sh.tolist()))
+    for source in (tmp_path / "light.json", light):
+        room = load_environment(source)
+        torch.testing.assert_close(room.lighting.sh, light.sh)
+        assert float(room.radiance.min()) >= 0
+        left, right = room.radiance[:, :32].mean(0).mean(), room.radiance[:, 32:].mean(0).mean()
+        assert float(right) > 1.5 * float(left)

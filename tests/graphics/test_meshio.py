@@ -174,10 +174,106 @@ def _validator() -> list[str]:
     return ["env", f"NODE_PATH={modules}", node, str(REPO / "tools/validate_glb.mjs")]
 
 
-@pytest.mark.parametrize("kind", ["full", "no targets", "vertex colours"])
+def _scene_with_maps() -> MeshScene:
+    """The scene, its skin with a normal and a roughness texture of two sizes."""
+    scene, rng = _scene(), np.random.default_rng(1)
+    vectors = rng.normal(size=(16, 8, 3)) * [0.3, 0.3, 0] + [0, 0, 1]
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    skin, eyes = scene.primitives
+    assert skin.material is not None
+    material = replace(
+        skin.material,
+        roughness=1.0,
+        normal_texture=meshio.encode_normals(vectors),
+        roughness_texture=rng.integers(60, 200, (4, 4), dtype=np.uint8),
+    )
+    return replace(scene, primitives=(replace(skin, material=material), eyes))
+
+
+@pytest.mark.parametrize("suffix", ["glb", "obj"])
+def test_normal_and_roughness_textures_survive(tmp_path: Path, suffix: str) -> None:
+    scene = _scene_with_maps()
+    ours = scene.primitives[0].material
+    written = meshio.write_mesh(scene, tmp_path / f"a.{suffix}")
+    if suffix == "obj":
+        assert {"a_skin_normal.png", "a_skin_roughness.png"} <= {p.name for p in written}
+    back = meshio.read_mesh(tmp_path / f"a.{suffix}")
+    theirs, eyes = (p.material for p in back.primitives)
+    assert ours is not None and theirs is not None and eyes is not None
+    assert np.array_equal(theirs.normal_texture, ours.normal_texture)  # type: ignore
+    assert np.array_equal(theirs.roughness_texture, ours.roughness_texture)  # type: ignore
+    assert np.array_equal(theirs.texture, ours.texture)  # type: ignore
+    assert (theirs.roughness, theirs.metallic) == (1.0, 0.0)
+    assert eyes.normal_texture is None and eyes.roughness_texture is None
+    again = meshio.encode_glb(replace(back, name="head"))
+    assert again == meshio.encode_glb(replace(back, name="head"))
+
+
+def test_glb_maps_are_where_the_format_wants_them(tmp_path: Path) -> None:
+    gl = pytest.importorskip("pygltflib")
+    data = meshio.encode_glb(_scene_with_maps(), image_format="jpeg")
+    document = gl.GLTF2.load_from_bytes(data)
+    skin = document.materials[0]
+    kinds = {i.name: i.mimeType for i in document.images}
+    assert kinds == {
+        "skin": "image/jpeg", "skin_normal": "image/png", "skin_roughness": "image/png"
+    }  # fmt: skip
+    packed = document.textures[skin.pbrMetallicRoughness.metallicRoughnessTexture.index].source
+    view = document.bufferViews[document.images[packed].bufferView]
+    blob = document.binary_blob()
+    pixels = meshio.scene.decode_image(blob[view.byteOffset : view.byteOffset + view.byteLength])
+    assert pixels[..., 0].min() == 255 and pixels[..., 2].max() == 0  # no occlusion, no metal
+    assert pixels[..., 1].std() > 10
+    skin, eyes = (p.attributes for p in document.meshes[0].primitives)
+    assert eyes.TANGENT is None and document.accessors[skin.TANGENT].type == "VEC4"
+    tangents = meshio.glb_read._Reader(*meshio.glb_read._split(data)).accessor(skin.TANGENT)
+    normals = meshio.glb_read._Reader(*meshio.glb_read._split(data)).accessor(skin.NORMAL)
+    np.testing.assert_allclose(np.linalg.norm(tangents[:, :3], axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose((tangents[:, :3] * normals).sum(1), 0, atol=1e-5)
+    assert set(np.abs(tangents[:, 3])) == {1}
+
+
+def test_normals_are_coded_as_engines_decode_them() -> None:
+    flat = np.zeros((2, 2, 3)) + [0, 0, 1.0]
+    assert meshio.encode_normals(flat)[0, 0].tolist() == [128, 128, 255]
+    assert np.array_equal(meshio.decode_normals(meshio.encode_normals(flat)), flat)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(9, 9, 3)) + [0, 0, 3]
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    pixels = meshio.encode_normals(vectors)
+    np.testing.assert_allclose(pixels / 255.0 * 2 - 1, vectors, atol=1 / 255 + 1e-9)
+    np.testing.assert_allclose(meshio.decode_normals(pixels), vectors, atol=0.012)
+
+
+def test_foreign_scales_other_uvs_and_metal_are_understood() -> None:
+    gl = pytest.importorskip("pygltflib")
+    document = gl.GLTF2.load_from_bytes(meshio.encode_glb(_scene_with_maps()))
+    plain = meshio.decode_normals(_material_of(document).normal_texture)  # type: ignore
+    document.materials[0].normalTexture.scale = 2.0
+    scaled = meshio.decode_normals(_material_of(document).normal_texture)  # type: ignore
+    np.testing.assert_allclose(
+        scaled[..., 0] / scaled[..., 2], 2 * plain[..., 0] / plain[..., 2], atol=0.05
+    )
+    document.materials[0].normalTexture.texCoord = 1
+    assert _material_of(document).normal_texture is None
+    pbr = document.materials[0].pbrMetallicRoughness
+    pbr.metallicFactor = 1.0
+    assert _material_of(document).metallic == 0.0  # the texture's blue is 0
+    pbr.metallicRoughnessTexture = pbr.baseColorTexture
+    assert 0.2 < _material_of(document).metallic < 0.8
+
+
+def _material_of(document) -> Material:
+    """The first material after a detour through bytes."""
+    material = meshio.decode_glb(b"".join(document.save_to_bytes())).primitives[0].material
+    assert material is not None
+    return material
+
+
+@pytest.mark.parametrize("kind", ["full", "no targets", "vertex colours", "maps"])
 def test_khronos_validator_has_nothing_to_say(tmp_path: Path, kind: str) -> None:
     command = _validator()
-    scene = _scene(textures=kind != "vertex colours")
+    scene = _scene_with_maps() if kind == "maps" else _scene(textures=kind != "vertex colours")
     if kind == "no targets":
         scene = replace(scene, morph_targets={}, normals=None)
     meshio.write_glb(scene, tmp_path / "a.glb")

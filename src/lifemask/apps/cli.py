@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from lifemask.apps.commands import ablate, assets, benchmark, fit, reconstruct, synth, train
+from lifemask.apps.commands import (
+    ablate,
+    assets,
+    benchmark,
+    fit,
+    reconstruct,
+    relight,
+    synth,
+    train,
+)
 from lifemask.assets import UserError
 
 EXIT_USER_ERROR = 2
@@ -25,6 +34,8 @@ app = typer.Typer(
 )
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("fit")(fit.fit)
+app.command("relight")(relight.relight)
+app.command("lights")(relight.lights)
 app.add_typer(assets.app, name="assets")
 app.command("predict")(benchmark.predict)
 app.command("score")(benchmark.score)

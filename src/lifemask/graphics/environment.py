@@ -1,51 +1,151 @@
-"""Environment pictures (Radiance HDR, OpenEXR, or plain images) to light."""
+"""Environment pictures (Radiance HDR, OpenEXR, or plain images) to light, and back to files."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from lifemask.assets import UserError
 from lifemask.graphics.lighting import (
     STUDIO_LIGHTS,
     project_environment,
+    sh_basis,
     srgb_to_linear,
     studio_light,
     with_mean_shading,
 )
+from lifemask.graphics.panoramas import PANORAMAS, panorama, panorama_directions
 from lifemask.types import Lighting
 
 _MAX_PIXELS = 1 << 27
+_NAMED_ROWS, _SH_ROWS = 128, 32
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A light twice, at one exposure: as spherical harmonics for what is matte, and as a picture.
+
+    Attributes:
+        lighting: radiance coefficients, camera frame.
+        radiance: (h, w, 3) linear panorama for gloss, laid out as in
+            `lighting.project_environment`; of light that is known by its coefficients alone, what
+            they tell.
+    """
+
+    lighting: Lighting
+    radiance: Float[Tensor, "h w 3"]
 
 
 def load_light(source: str | Path) -> Lighting:
-    """Light from a file or by name, its exposure set so that the mean shading is 1.
-
-    Args:
-        source: a name of `lighting.STUDIO_LIGHTS` (taken as it is); a panorama `.hdr`, `.exr`
-            (needs the package OpenEXR) or ordinary picture; or a `.json` with (9, 3) radiance
-            coefficients, bare or under "light_sh" or "sh" (taken as they are).
+    """Light from a file or by name, see `load_environment`.
 
     Raises:
         UserError: unknown name, or a file that cannot be read as light.
     """
     if str(source) in STUDIO_LIGHTS:
         return studio_light(str(source))
+    return load_environment(source).lighting
+
+
+def load_environment(source: str | Path | Lighting) -> Environment:
+    """Light from a file or by name; the exposure of pictures makes the mean shading 1.
+
+    Args:
+        source: a name of `panoramas.PANORAMAS` (taken as it is); a panorama `.hdr`, `.exr` (needs
+            the package OpenEXR) or ordinary picture; a `.json` with (9, 3) radiance coefficients,
+            bare or under "light_sh" or "sh", or a `Lighting` (both taken as they are).
+
+    Raises:
+        UserError: unknown name, or a file that cannot be read as light.
+    """
+    if isinstance(source, Lighting):
+        return _environment_of(source)
+    if str(source) in PANORAMAS:
+        name = str(source)
+        radiance = panorama(name, _NAMED_ROWS)
+        known = name in STUDIO_LIGHTS
+        light = studio_light(name) if known else Lighting(project_environment(radiance))
+        return Environment(light, radiance)
     path = Path(source)
     if not path.is_file():
-        names = ", ".join(STUDIO_LIGHTS)
-        raise UserError(f"{path} is neither a file nor a studio light; the lights are: {names}")
+        names = ", ".join(PANORAMAS)
+        raise UserError(f"{path} is neither a file nor a light of ours; the lights are: {names}")
     if path.suffix.lower() == ".json":
-        return _light_from_json(path)
+        return _environment_of(_light_from_json(path))
     try:
         radiance = torch.from_numpy(read_environment(path)).clamp(min=0)
-        return with_mean_shading(Lighting(project_environment(radiance)))
+        raw = Lighting(project_environment(radiance))
+        light = with_mean_shading(raw)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+    return Environment(light, radiance * (light.sh[0].sum() / raw.sh[0].sum()))
+
+
+def _environment_of(lighting: Lighting) -> Environment:
+    """The light with the panorama that its coefficients tell, without what is below 0."""
+    directions, _ = panorama_directions(_SH_ROWS)
+    sh = lighting.sh.detach().float()
+    return Environment(lighting, (sh_basis(directions.float()) @ sh).clamp(min=0))
+
+
+def write_radiance_hdr(path: str | Path, radiance: Float[np.ndarray, "h w 3"]) -> None:
+    """Write linear radiance as a Radiance RGBE picture, run-length coded where its width allows.
+
+    8 bits of mantissa: within 1/256 of each pixel's largest channel.
+
+    Raises:
+        ValueError: negative or undefined radiance.
+        OSError: the file cannot be written.
+    """
+    from lifemask.graphics.meshio.scene import write_atomic
+
+    if not np.isfinite(radiance).all() or radiance.min() < 0:
+        raise ValueError("radiance must be finite and not negative")
+    height, width = radiance.shape[:2]
+    largest = radiance.max(axis=2)
+    mantissa, exponent = np.frexp(np.maximum(largest, 1e-32))
+    scale = np.where(largest > 1e-32, mantissa * 256 / np.maximum(largest, 1e-32), 0)
+    pixels = np.concatenate([radiance * scale[..., None], (exponent + 128)[..., None]], axis=2)
+    rgbe = np.where(largest[..., None] > 1e-32, np.round(pixels), 0).clip(0, 255).astype(np.uint8)
+    head = f"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y {height} +X {width}\n".encode()
+    if not 8 <= width < 1 << 15:
+        write_atomic(path, head + rgbe.tobytes())
+        return
+    mark = bytes((2, 2, width >> 8, width & 255))
+    rows = (mark + b"".join(_run_lengths(channel) for channel in row.T) for row in rgbe)
+    write_atomic(path, head + b"".join(rows))
+
+
+def _run_lengths(row: UInt8[np.ndarray, " w"]) -> bytes:
+    """A channel of a row: runs of 4 and more as (128 + count, value), else (count, values)."""
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(row)) + 1, [len(row)]]).tolist()
+    out, literal = bytearray(), bytearray()
+
+    def flush() -> None:
+        for at in range(0, len(literal), 128):
+            part = literal[at : at + 128]
+            out.extend(bytes((len(part),)) + part)
+        literal.clear()
+
+    for start, stop in pairwise(starts):
+        count = stop - start
+        if count < 4:
+            literal.extend(row[start:stop].tobytes())
+            continue
+        flush()
+        while count:
+            part = min(count, 127)
+            out.extend((128 + part, int(row[start])))
+            count -= part
+    flush()
+    return bytes(out)
 
 
 def read_environment(path: Path) -> Float[np.ndarray, "h w 3"]:

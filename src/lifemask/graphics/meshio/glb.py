@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from lifemask.graphics.meshio.scene import (
     Material,
@@ -32,12 +32,14 @@ def write_glb(scene: MeshScene, path: str | Path, *, image_format: str = "png") 
 
     Vertices on UV seams are split. Blendshapes are morph targets named in `mesh.extras.targetNames`
     and shared by all primitives; each is a sparse accessor, without data where it moves nothing.
-    Vertex colours are written to primitives without a texture.
+    Vertex colours are written to primitives without a texture. Normal textures come with tangents
+    (`tangents.uv_tangents`, as MikkTSpace defines them), which blendshapes leave as they are.
 
     Args:
         scene: millimetres in the model frame (x right, y up, z out of the face: as in glTF).
         path: the folder must exist.
-        image_format: "png" (exact) or "jpeg" (a fifth of the size).
+        image_format: "png" (exact) or "jpeg" (a fifth of the size) for base colours; normals and
+            roughness are always PNG.
 
     Returns:
         The file written.
@@ -96,7 +98,7 @@ class _Writer:
         return len(self.gltf.bufferViews) - 1
 
     def accessor(self, rows: np.ndarray, *, bounds: bool = False, index: bool = False) -> int:
-        """A dense accessor of rows (n,) or (n, 2 | 3)."""
+        """A dense accessor of rows (n,) or (n, 2 | 3 | 4)."""
         entry = self._accessor_entry(rows, bounds)
         entry.bufferView = self.view(rows.tobytes(), _ELEMENT_BUFFER if index else _ARRAY_BUFFER)
         self.gltf.accessors.append(entry)
@@ -138,6 +140,10 @@ class _Writer:
         if primitive.faces_uv is not None and scene.uvs is not None:
             uvs = scene.uvs[uv_ids].astype("<f4")
             attributes.TEXCOORD_0 = self.accessor(np.stack([uvs[:, 0], 1 - uvs[:, 1]], axis=1))
+            if primitive.material is not None and primitive.material.normal_texture is not None:
+                if scene.normals is not None:
+                    rows = _tangents(scene, vertex_ids, uv_ids, indices)
+                    attributes.TANGENT = self.accessor(rows)
         textured = primitive.material is not None and primitive.material.texture is not None
         if scene.colors is not None and not textured:
             attributes.COLOR_0 = self.accessor(_linear(scene.colors[vertex_ids]))
@@ -170,7 +176,7 @@ class _Writer:
         return attributes
 
     def material(self, material: Material) -> int:
-        """Index of the material, its texture added with it."""
+        """Index of the material, its textures added with it."""
         import pygltflib as gl
 
         if material.name not in self.materials:
@@ -180,21 +186,30 @@ class _Writer:
                 roughnessFactor=material.roughness,
             )
             if material.texture is not None:
-                pbr.baseColorTexture = gl.TextureInfo(index=self.texture(material))
+                color = self.texture(material.texture, material.name, self.image_format)
+                pbr.baseColorTexture = gl.TextureInfo(index=color)
+            if material.roughness_texture is not None:
+                packed = _pack_roughness(material.roughness_texture)
+                index = self.texture(packed, f"{material.name}_roughness")
+                pbr.metallicRoughnessTexture = gl.TextureInfo(index=index)
             entry = gl.Material(name=material.name, pbrMetallicRoughness=pbr)
+            if material.normal_texture is not None:
+                index = self.texture(material.normal_texture, f"{material.name}_normal")
+                entry.normalTexture = gl.NormalMaterialTexture(index=index)
             entry.doubleSided = material.double_sided
             entry.alphaMode = entry.alphaCutoff = None
             self.materials[material.name] = len(self.gltf.materials)
             self.gltf.materials.append(entry)
         return self.materials[material.name]
 
-    def texture(self, material: Material) -> int:
+    def texture(
+        self, pixels: UInt8[np.ndarray, "h w 3"], name: str, image_format: str = "png"
+    ) -> int:
         """Index of a new texture."""
         import pygltflib as gl
 
-        assert material.texture is not None
-        data = encode_image(np.ascontiguousarray(material.texture), self.image_format)
-        image = gl.Image(name=material.name, mimeType=f"image/{self.image_format}")
+        data = encode_image(np.ascontiguousarray(pixels), image_format)
+        image = gl.Image(name=name, mimeType=f"image/{image_format}")
         image.bufferView = self.view(data)
         self.gltf.images.append(image)
         if not self.gltf.samplers:
@@ -233,6 +248,25 @@ class _Writer:
             )
             index_offset += ids.nbytes
             value_offset += rows.nbytes
+
+
+def _tangents(
+    scene: MeshScene, vertex_ids: np.ndarray, uv_ids: np.ndarray, indices: np.ndarray
+) -> Float32[np.ndarray, "n 4"]:
+    """Unit tangents and handedness of split vertices."""
+    import torch
+
+    from lifemask.graphics.tangents import uv_tangents
+
+    assert scene.uvs is not None and scene.normals is not None
+    normals = _unit(scene.normals[vertex_ids])
+    arrays = (scene.positions_mm[vertex_ids], indices, scene.uvs[uv_ids], indices, normals)
+    return uv_tangents(*map(torch.from_numpy, arrays)).numpy().astype("<f4")
+
+
+def _pack_roughness(roughness: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Red 255 (no occlusion), green the roughness, blue 0 (no metal), as glTF has them."""
+    return np.stack([np.full_like(roughness, 255), roughness, np.zeros_like(roughness)], axis=2)
 
 
 def _metres(rows_mm: np.ndarray) -> Float32[np.ndarray, "n 3"]:

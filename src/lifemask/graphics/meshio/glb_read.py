@@ -16,6 +16,8 @@ from lifemask.graphics.meshio.scene import (
     MeshScene,
     MorphTarget,
     decode_image,
+    decode_normals,
+    encode_normals,
 )
 
 _DTYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
@@ -28,8 +30,8 @@ _MAX_DEPTH = 64
 def read_glb(path: str | Path) -> MeshScene:
     """Read all triangles of the default scene, node transforms applied, metres to millimetres.
 
-    Base-colour textures, roughness, metallic, vertex colours, normals, uvs and morph targets come
-    along; skins, animations and cameras do not.
+    Base-colour, normal and roughness textures (of the first uvs; a metal texture as its mean),
+    vertex colours, normals, uvs and morph targets come along; skins, animations and cameras do not.
 
     Raises:
         MeshFormatError: not a GLB, truncated, no triangles, or compressed by an extension.
@@ -247,25 +249,41 @@ class _Reader:
         return np.ndarray((count, width), dtype, self.blob, start, (stride, dtype.itemsize))
 
     def material(self, index: int | None) -> Material | None:
-        """A material with its base-colour texture."""
+        """A material with its textures."""
         if index is None:
             return None
         if index not in self.materials:
             entry = self.document["materials"][index]
             pbr = entry.get("pbrMetallicRoughness", {})
             red, green, blue = pbr.get("baseColorFactor", [1, 1, 1, 1])[:3]
-            texture = pbr.get("baseColorTexture")
+            packed = self._texture(pbr.get("metallicRoughnessTexture"))
+            metal = 1.0 if packed is None else float(packed[..., 2].mean()) / 255
             self.materials[index] = Material(
                 name=entry.get("name", f"material_{index}"),
-                texture=None if texture is None else self._texture(texture["index"]),
+                texture=self._texture(pbr.get("baseColorTexture")),
                 color=(float(red), float(green), float(blue)),
                 roughness=float(pbr.get("roughnessFactor", 1.0)),
-                metallic=float(pbr.get("metallicFactor", 1.0)),
+                metallic=float(pbr.get("metallicFactor", 1.0)) * metal,
                 double_sided=bool(entry.get("doubleSided", False)),
+                normal_texture=self._normals(entry.get("normalTexture")),
+                roughness_texture=None if packed is None else packed[..., 1].copy(),
             )
         return self.materials[index]
 
-    def _texture(self, index: int) -> np.ndarray | None:
+    def _normals(self, info: dict[str, Any] | None) -> np.ndarray | None:
+        """A normal texture with its scale applied."""
+        pixels = self._texture(info)
+        scale = 1.0 if info is None else float(info.get("scale", 1.0))
+        if pixels is None or scale == 1.0:
+            return pixels
+        normals = decode_normals(pixels) * np.array([scale, scale, 1.0], np.float32)
+        return encode_normals(normals / np.linalg.norm(normals, axis=2, keepdims=True))
+
+    def _texture(self, info: dict[str, Any] | None) -> np.ndarray | None:
+        """The pixels that a texture info names; None for those on other uvs than the first."""
+        if info is None or info.get("texCoord", 0) != 0:
+            return None
+        index = info["index"]
         source = self.document["textures"][index].get("source")
         image = {} if source is None else self.document["images"][source]
         if "bufferView" not in image:

@@ -21,6 +21,9 @@ from lifemask.graphics.meshio.scene import (
 def write_obj(scene: MeshScene, path: str | Path) -> list[Path]:
     """Write NAME.obj, and where there are materials NAME.mtl and NAME_MATERIAL.png beside it.
 
+    Normal and roughness textures are NAME_MATERIAL_normal.png and NAME_MATERIAL_roughness.png,
+    named by `norm` and `map_Pr`, the format's fields for physically based materials.
+
     One `v` line per vertex in the scene's order (with its colour as three floats where there are
     any), one `vt` per uv, one `vn` per vertex. OBJ has no blendshapes.
 
@@ -59,11 +62,17 @@ def _write_materials(materials: dict[str, Material], path: Path) -> list[Path]:
         color = " ".join(f"{c:.6g}" for c in material.color)
         lines += [f"newmtl {name}", f"Kd {color}", "Ks 0 0 0", "illum 1"]
         lines += [f"Pr {material.roughness:.6g}", f"Pm {material.metallic:.6g}"]
-        if material.texture is not None:
-            image = path.with_name(f"{path.stem}_{name}.png")
-            write_atomic(image, encode_image(material.texture, "png"))
-            lines.append(f"map_Kd {image.name}")
-            written.append(image)
+        maps = (
+            ("map_Kd", "", material.texture),
+            ("norm", "_normal", material.normal_texture),
+            ("map_Pr", "_roughness", material.roughness_texture),
+        )
+        for keyword, ending, pixels in maps:
+            if pixels is not None:
+                image = path.with_name(f"{path.stem}_{name}{ending}.png")
+                write_atomic(image, encode_image(pixels, "png"))
+                lines.append(f"{keyword} {image.name}")
+                written.append(image)
         lines.append("")
     write_atomic(path.with_suffix(".mtl"), "\n".join(lines).encode())
     return [path.with_suffix(".mtl"), *written]
@@ -243,8 +252,19 @@ def _material(name: str, entry: dict[str, str], path: Path) -> Material:
         roughness, metallic = float(entry.get("Pr", "0.6")), float(entry.get("Pm", "0"))
     except ValueError as error:
         raise MeshFormatError(f"{path.name}, material {name}: {error}") from error
-    texture = None
-    image = path.with_name(entry.get("map_Kd", "").split(" ")[-1] or "-")
-    if image.is_file():
-        texture = decode_image(image.read_bytes())
-    return Material(name, texture, (red, green, blue), roughness, metallic)
+    grey = _picture(entry, "map_Pr", path)
+    return Material(
+        name,
+        _picture(entry, "map_Kd", path),
+        (red, green, blue),
+        roughness,
+        metallic,
+        normal_texture=_picture(entry, "norm", path),
+        roughness_texture=None if grey is None else grey[..., 1].copy(),
+    )
+
+
+def _picture(entry: dict[str, str], keyword: str, path: Path) -> np.ndarray | None:
+    """The pixels of the picture that a field names; None where there is none."""
+    image = path.with_name(entry.get(keyword, "").split(" ")[-1] or "-")
+    return decode_image(image.read_bytes()) if image.is_file() else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float, Float32, Int32, UInt8
 
 
 class MeshFormatError(ValueError):
@@ -23,9 +23,12 @@ class Material:
         name: unique within a scene.
         texture: (h, w, 3) sRGB base colour, row 0 is v = 1; None for a plain colour.
         color: linear RGB that multiplies the texture.
-        roughness: 0 mirror, 1 chalk.
+        roughness: 0 mirror, 1 chalk; multiplies `roughness_texture`.
         metallic: 0 for everything alive.
         double_sided: draw the backs of faces too.
+        normal_texture: (h, w, 3) tangent-space normals as `encode_normals` codes them: x to the
+            texture's right, y up in it, z out of the surface; None for a smooth surface.
+        roughness_texture: (h, w), 255 is 1; None for the same roughness everywhere.
     """
 
     name: str = "material"
@@ -34,6 +37,8 @@ class Material:
     roughness: float = 0.6
     metallic: float = 0.0
     double_sided: bool = False
+    normal_texture: UInt8[np.ndarray, "h w 3"] | None = None
+    roughness_texture: UInt8[np.ndarray, "h w"] | None = None
 
 
 @dataclass(frozen=True)
@@ -212,8 +217,23 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         raise
 
 
-def encode_image(pixels: UInt8[np.ndarray, "h w 3"], image_format: str, quality: int = 95) -> bytes:
-    """An image as the bytes of a "png" or "jpeg" file (4:4:4 chroma)."""
+def encode_normals(normals: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Unit vectors as the bytes of a normal texture, `(n + 1) / 2`; flat is (128, 128, 255)."""
+    return np.round((normals.astype(np.float64) + 1) * 127.5).clip(0, 255).astype(np.uint8)
+
+
+def decode_normals(pixels: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
+    """The unit vectors of a normal texture; (128, 128, 255) is exactly flat."""
+    rows = (pixels.astype(np.float32) - [128, 128, 127.5]) / 127.5
+    length = np.linalg.norm(rows, axis=2, keepdims=True)
+    flat = np.array([0, 0, 1], np.float32)
+    return np.where(length > 1e-3, rows / np.maximum(length, 1e-3), flat).astype(np.float32)
+
+
+def encode_image(
+    pixels: UInt8[np.ndarray, "h w *c"], image_format: str, quality: int = 95
+) -> bytes:
+    """An RGB or grey image as the bytes of a "png" or "jpeg" file (4:4:4 chroma)."""
     import io
 
     from PIL import Image
