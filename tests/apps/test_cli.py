@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,14 @@ class FakePipeline(Pipeline):
 
     def __init__(self, config):
         landmarker = EggLandmarker()
-        super().__init__(config, detector=one_face, landmarker=landmarker, model=landmarker.model)
+        super().__init__(
+            replace(config, method="fit"),  # the networks know no eggs
+            detector=one_face,
+            landmarker=landmarker,
+            model=landmarker.model,
+        )
 
-    def refine(self, image, geometry, landmarks, regions=None, hold_identity=False):
+    def refine(self, image, geometry, landmarks, regions=None, **options):
         return geometry
 
     def dress(self, image, geometry, regions=None):
