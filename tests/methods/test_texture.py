@@ -19,17 +19,13 @@ from lifemask.graphics.lighting import (
 from lifemask.graphics.mesh import vertex_normals
 from lifemask.graphics.render import render
 from lifemask.graphics.uv import unwrap
+from lifemask.methods._texture_complete import hair_beside, hair_color
 from lifemask.methods._texture_fill import create_mesh_smoother
 from lifemask.methods._texture_layout import texture_layout
 from lifemask.methods._texture_light import LUMINANCE, LightEstimate, estimate_light
 from lifemask.methods._texture_parts import eye_colors
 from lifemask.methods._texture_regions import clear_share
-from lifemask.methods.texture import (
-    TextureConfig,
-    _hair_beside,
-    _hair_color,
-    texture_from_photo,
-)
+from lifemask.methods.texture import TextureConfig, texture_from_photo
 from lifemask.types import REGION_NAMES, Appearance, Geometry, Lighting
 
 SIZE, PHOTO = 256, 224
@@ -275,10 +271,10 @@ def test_hair_takes_its_colour_from_the_photo_where_the_scalp_shows_too_little(m
         transfer = layout.atlas.interpolate(
             lambert_transfer(vertex_normals(geometry.vertices_mm, geometry.faces))
         )
-        beside = _hair_beside(linear, hidden, _everywhere("hair", where), transfer, light)
+        beside = hair_beside(linear, hidden, _everywhere("hair", where), transfer, light)
         skin = torch.ones(len(layout.atlas))
-        colors[name] = _hair_color(linear.new_zeros(len(layout.atlas), 3), hidden, skin, layout,
-                                   CONFIG, beside)  # fmt: skip
+        colors[name] = hair_color(linear.new_zeros(len(layout.atlas), 3), hidden, skin, layout,
+                                   "auto", beside)  # fmt: skip
         assert beside is not None
         shade = transferred(transfer[hidden.visible], LIGHT.sh).mean(0)
         torch.testing.assert_close(beside * shade, srgb_to_linear(torch.tensor(rgb)))

@@ -7,38 +7,40 @@ those of `texture_from_photo`, top to bottom; a learned method can stand behind 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.parsing import Regions
-from lifemask.graphics.lighting import lambert_transfer, rotate_sh, srgb_to_linear, transferred
-from lifemask.graphics.mesh import vertex_normals
-from lifemask.graphics.occlusion import radiance_transfer
-from lifemask.graphics.uv import UnwrapResult, sample_uv, unwrap
+from lifemask.graphics.lighting import rotate_sh, srgb_to_linear, transferred
+from lifemask.graphics.uv import UnwrapResult, unwrap
+from lifemask.methods._texture_complete import (
+    MAX_FIELD,
+    Scalp,
+    assemble,
+    complete,
+    hair_beside,
+    hair_color,
+    luminance,
+    skin_likelihood,
+    texel_transfer,
+    trusted,
+    without_hidden,
+)
 from lifemask.methods._texture_layout import TextureLayout, mean_head, texture_layout
-from lifemask.methods._texture_light import LUMINANCE, LightEstimate, estimate_light
+from lifemask.methods._texture_light import LightEstimate, estimate_light
 from lifemask.methods._texture_parts import part_textures
-from lifemask.methods._texture_regions import clear_share
 from lifemask.types import Appearance, Geometry, Lighting
 
 LOGGER = logging.getLogger(__name__)
 
 _MIN_SHADE = 0.22
 """Shadows darker than this share of the mean are lifted no further: they hold noise."""
-_MAX_FIELD = 0.7
-"""Largest correction (log units) a smooth field may apply."""
-_SHADOW_SHARE, _SHADOW_DIRECTIONS = 0.7, 64
-"""Share of self-shadowing that is divided out; the rest is filled by light from skin to skin."""
 _GLOSS_LOG = 0.2, 0.8
 """From and up to how far above a person's skin (log units) brightness becomes gloss."""
-_CHROMA_SD, _LIGHT_SD = 0.10, 0.30
-"""Floors of the spread of a person's own skin in log chroma and log luminance."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class TextureConfig:
     remove_light: bool = True
     remove_residual: float = 0.4
     mirror: bool = True
-    scalp: Literal["auto", "hair", "skin"] = "auto"
+    scalp: Scalp = "auto"
     gutter_px: int = 6
 
 
@@ -99,50 +101,25 @@ def texture_from_photo(
     layout = texture_layout(model, config.size, config.part_size, config.gutter_px)
     linear = srgb_to_linear(image.detach().float().cpu())
     seen = unwrap(linear, geometry.vertices_mm.float(), geometry.camera, layout.atlas)
-    seen = _without_hidden(seen, regions, layout)
-    transfer = _transfer(geometry, layout)
+    seen = without_hidden(seen, regions, layout)
+    transfer = texel_transfer(geometry, layout)
     light = _estimate(linear, seen, transfer, layout)
     unlit = _remove_light(seen, transfer, light, config)
-    skin = _skin_likelihood(unlit, seen, layout)
+    skin = skin_likelihood(unlit, seen, layout)
     unlit = _remove_residual(unlit, seen, skin, light, layout, config)
     unlit = _remove_highlights(unlit, light, layout)
-    beside = None if regions is None else _hair_beside(linear, seen, regions, transfer, light)
-    hair = _hair_color(unlit, seen, skin, layout, config, beside)
-    trust = _trust(unlit, seen, skin, hair, layout)
-    albedo = _complete(unlit, trust, skin, light, hair, layout, config)
+    beside = None if regions is None else hair_beside(linear, seen, regions, transfer, light)
+    hair = hair_color(unlit, seen, skin, layout, config.scalp, beside)
+    trust = trusted(unlit, seen, skin, hair, layout)
+    albedo = complete(unlit, trust, skin, light, hair, layout, config.mirror)
     lighting = Lighting(rotate_sh(light.lighting.sh, geometry.camera.rotation.float()))
     parts = part_textures(linear, geometry, layout.parts, lighting)
     return Appearance(
-        albedo=_assemble(albedo, light, layout),
+        albedo=assemble(albedo, light, layout),
         lighting=lighting,
         visible=layout.atlas.scatter(seen.visible[:, None].float(), gutter=False)[0] > 0,
         part_albedo=parts,
     )
-
-
-def _without_hidden(
-    seen: UnwrapResult, regions: Regions | None, layout: TextureLayout
-) -> UnwrapResult:
-    """Less confidence where the regions say that something else is in front of the skin."""
-    if regions is None:
-        return seen
-    rows = seen.visible.nonzero().squeeze(-1)
-    clear = clear_share(seen.points[rows, :2], regions, layout.prior.scalp[rows])
-    confidence = seen.confidence.clone()
-    confidence[rows] *= clear
-    return replace(seen, confidence=confidence)
-
-
-def _luminance(rows: Tensor) -> Tensor:
-    return rows @ rows.new_tensor(LUMINANCE)
-
-
-def _transfer(geometry: Geometry, layout: TextureLayout) -> Float[Tensor, "t 9"]:
-    """How light of order 2 becomes shading at each texel, model frame."""
-    vertices, faces = geometry.vertices_mm.float(), geometry.faces
-    shadowed = radiance_transfer(vertices, faces, directions=_SHADOW_DIRECTIONS, size=128)
-    free = lambert_transfer(vertex_normals(vertices, faces))
-    return layout.atlas.interpolate(free + _SHADOW_SHARE * (shadowed - free))
 
 
 def _estimate(
@@ -151,7 +128,7 @@ def _estimate(
     """Light (model frame) and tone from the bare skin of the face."""
     prior = layout.prior
     step = max(1, max(linear.shape[1:]) // 400)
-    white_point = float(_luminance(linear[:, ::step, ::step].reshape(3, -1).T).quantile(0.99))
+    white_point = float(luminance(linear[:, ::step, ::step].reshape(3, -1).T).quantile(0.99))
     return estimate_light(
         seen.colors,
         transfer,
@@ -174,25 +151,6 @@ def _remove_light(
     return (seen.colors / torch.maximum(shade, floor)).clamp(0.002, 0.98)
 
 
-def _skin_likelihood(unlit: Tensor, seen: UnwrapResult, layout: TextureLayout) -> Tensor:
-    """How much each visible texel (t,) looks like the skin of this face's middle, in [0, 1]."""
-    features = _color_features(unlit)
-    core = seen.visible & (layout.texel_core > 0.7) & (seen.confidence > 0.3)
-    if int(core.sum()) < 50:
-        return seen.visible.float()
-    center = features[core].median(0).values
-    spread = (features[core] - center).abs().median(0).values * 1.4826
-    floor = features.new_tensor([_CHROMA_SD, _CHROMA_SD, _LIGHT_SD])
-    distance = (((features - center) / spread.clamp(min=floor, max=1.5 * floor)) ** 2).sum(-1)
-    return torch.exp(-0.5 * (distance - 3).clamp(min=0)) * seen.visible
-
-
-def _color_features(linear: Tensor) -> Tensor:
-    """Two log chromaticities and log luminance (t, 3)."""
-    r, g, b = linear.clamp(min=2e-3).log().unbind(-1)
-    return torch.stack((r - g, g - b, _luminance(linear).clamp(min=2e-3).log()), dim=-1)
-
-
 def _remove_residual(
     unlit: Tensor,
     seen: UnwrapResult,
@@ -204,8 +162,8 @@ def _remove_residual(
     """Divide out soft shadows that light of order 2 misses: smooth, grey, mostly one-sided."""
     if config.remove_residual == 0 or not config.remove_light:
         return unlit
-    expected = _luminance(layout.prior.log_albedo(light.tone).exp()).clamp(min=2e-3)
-    gap = (_luminance(unlit).clamp(min=2e-3) / expected).log().clamp(-1.2, 1.2)
+    expected = luminance(layout.prior.log_albedo(light.tone).exp()).clamp(min=2e-3)
+    gap = (luminance(unlit).clamp(min=2e-3) / expected).log().clamp(-1.2, 1.2)
     weight = seen.confidence * skin * layout.texel_core
     values, weights = layout.smoother.gather(gap[:, None], weight)
     field = layout.smoother.solve(values, weights, stiffness=3.0, decay=0.02)
@@ -213,179 +171,14 @@ def _remove_residual(
     both = known * known[layout.mirror]
     odd = (field - field[layout.mirror]) / 2 * both[:, None]
     even = (field - odd) * config.remove_residual
-    smooth = layout.atlas.interpolate((odd + even).clamp(-_MAX_FIELD, _MAX_FIELD))
+    smooth = layout.atlas.interpolate((odd + even).clamp(-MAX_FIELD, MAX_FIELD))
     return (unlit * torch.exp(-smooth)).clamp(0.002, 0.98)
 
 
 def _remove_highlights(unlit: Tensor, light: LightEstimate, layout: TextureLayout) -> Tensor:
     """Pull gloss and spots of sun on skin towards the skin's own colour."""
     expected = layout.prior.log_albedo(light.tone)
-    excess = (_luminance(unlit) / _luminance(expected.exp())).log()
+    excess = (luminance(unlit) / luminance(expected.exp())).log()
     t = ((excess - _GLOSS_LOG[0]) / (_GLOSS_LOG[1] - _GLOSS_LOG[0])).clamp(0, 1)
     share = 0.85 * t * t * (3 - 2 * t) * layout.texel_core
     return (unlit.log() + share[:, None] * (expected - unlit.log())).exp()
-
-
-def _hair_beside(
-    linear: Tensor, seen: UnwrapResult, regions: Regions, transfer: Tensor, light: LightEstimate
-) -> Tensor | None:
-    """Linear albedo (3,) of the hair anywhere in the photo, in the mean light of what is seen."""
-    height, width = linear.shape[1:]
-    mask = regions.probability("hair") > 0.8
-    size = mask.shape[-1]
-    rows, columns = mask.nonzero(as_tuple=True)
-    place = (torch.stack((columns, rows), -1) + 0.5) * (regions.side_px / size)
-    corner = place.new_tensor(regions.center_px) - regions.side_px / 2
-    u, v = (place + corner).round().long().unbind(-1)
-    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    if int(inside.sum()) < 0.01 * size**2 or not bool(seen.visible.any()):
-        return None
-    shade = transferred(transfer[seen.visible], light.lighting.sh).mean(0).clamp(min=1e-3)
-    return linear[:, v[inside], u[inside]].median(1).values / shade
-
-
-def _hair_color(
-    unlit: Tensor,
-    seen: UnwrapResult,
-    skin: Tensor,
-    layout: TextureLayout,
-    config: TextureConfig,
-    beside: Tensor | None = None,
-) -> Tensor | None:
-    """Log linear RGB (3,) of the hair on the scalp; None for a bare scalp.
-
-    Where the scalp shows too little, `beside` is taken, the hair in the rest of the photo.
-    """
-    if config.scalp == "skin":
-        return None
-    fallback = torch.tensor([0.030, 0.020, 0.014]).log().to(layout.prior.tones)
-    if beside is not None and (color := _as_hair(beside)) is not None:
-        fallback = color
-    region = seen.visible & (layout.prior.scalp > 0.6) & (seen.confidence > 0.2)
-    if int(region.sum()) < 0.002 * len(layout.atlas):
-        return fallback
-    if config.scalp == "auto" and float(skin[region].median()) > 0.5:
-        return None
-    hairy = region & (skin < 0.3)
-    if int(hairy.sum()) < 30:
-        return fallback
-    color = _as_hair(unlit[hairy].median(0).values)
-    return fallback if color is None else color
-
-
-def _as_hair(color: Tensor) -> Tensor | None:
-    """Log RGB (3,) if this is a colour of hair, black to blond or grey; a hat's colour is None."""
-    color = color.clamp(min=0.008)
-    r, g, b = color * (0.3 / color.max()).clamp(max=1)
-    warm = bool(r >= g) and bool(b < 0.92 * g) and bool(r < 2.6 * g)
-    grey = bool((torch.stack((r, b)) / g - 1).abs().max() < 0.22)
-    return torch.stack((r, g, b)).log() if warm or grey else None
-
-
-def _trust(
-    unlit: Tensor, seen: UnwrapResult, skin: Tensor, hair: Tensor | None, layout: TextureLayout
-) -> Tensor:
-    """Weight (t,) in [0, 1] of the photo's own texels, smooth, without hair and background."""
-    belongs = torch.maximum(layout.texel_interior * _plausible(unlit, skin), skin**2)
-    if hair is not None:
-        features = _color_features(unlit)
-        gap = (features - _color_features(hair.exp()[None])) / features.new_tensor([0.2, 0.2, 0.5])
-        like_hair = torch.exp(-0.5 * ((gap**2).sum(-1) - 2).clamp(min=0))
-        belongs = torch.maximum(belongs, like_hair * layout.prior.scalp)
-    raw = seen.confidence * belongs
-    return _soften(raw, layout)
-
-
-def _plausible(unlit: Tensor, skin: Tensor) -> Tensor:
-    """0 for colours (t, 3) no face has, however it is lit: a microphone, a bright blue light."""
-    features = _color_features(unlit)
-    sure = skin > 0.5
-    if int(sure.sum()) < 50:
-        return torch.ones_like(skin)
-    gap = (features - features[sure].median(0).values)[:, :2].norm(dim=-1)
-    gap = gap * _luminance(unlit) / (_luminance(unlit) + 0.02)
-    return torch.exp(-0.5 * ((gap - 0.75).clamp(min=0) / 0.2) ** 2)
-
-
-def _soften(weight: Tensor, layout: TextureLayout) -> Tensor:
-    """Shrink the trusted area by a few texels and feather it inwards."""
-    rows, columns = layout.box
-    reach = max(3, layout.atlas.size // 100) | 1
-    image = layout.atlas.scatter(weight[:, None])[:, rows, columns][None]
-    low = -functional.max_pool2d(-image, reach, 1, reach // 2)
-    for _ in range(2):
-        low = functional.avg_pool2d(low, reach, 1, reach // 2, count_include_pad=False)
-    full = image.new_zeros(1, layout.atlas.size, layout.atlas.size)
-    full[:, rows, columns] = torch.minimum(low, image)[0]
-    soft = layout.atlas.gather(full)[:, 0]
-    return (soft * soft * (3 - 2 * soft)).clamp(0, 1)
-
-
-def _complete(
-    unlit: Tensor,
-    trust: Tensor,
-    skin: Tensor,
-    light: LightEstimate,
-    hair: Tensor | None,
-    layout: TextureLayout,
-    config: TextureConfig,
-) -> Tensor:
-    """Albedo (t, 3) of all texels: the photo where trusted, else its mirror image, else the prior.
-
-    Sources are matched to the photo by smooth log-ratio fields on the mesh (a membrane, Perez et
-    al. 2003) and feathered, so no edge shows, not even across UV seams.
-    """
-    bare = layout.prior.log_albedo(light.tone)
-    own = unlit.clamp(min=2e-3).log()
-    skin_trust = trust * skin * layout.texel_core
-    mirrored, mirror_trust = own, torch.zeros_like(trust)
-    if config.mirror:
-        mirrored, mirror_trust = _mirror(own, trust, layout)
-        mirrored = mirrored + _membrane(own - mirrored, trust * mirror_trust, layout, 0.3)
-        mirror_trust = mirror_trust * (1 - trust)
-    bare = bare + _membrane(own - bare, skin_trust, layout, 1.0)
-    noise = layout.grain * _grain_level(own, trust * skin * layout.texel_core, layout)
-    source = bare + noise[:, None]
-    if hair is not None:
-        strand = hair + layout.grain[:, None] * 0.10
-        source = source + layout.prior.scalp[:, None] * 0.9 * (strand - source)
-    source = source + mirror_trust[:, None] * (mirrored - source)
-    return (source + trust[:, None] * (own - source)).exp().clamp(0.0, 1.0)
-
-
-def _mirror(values: Tensor, trust: Tensor, layout: TextureLayout) -> tuple[Tensor, Tensor]:
-    """Values and trust of each texel's mirror image."""
-    stacked = torch.cat((values * trust[:, None], trust[:, None]), dim=-1)
-    sampled = sample_uv(layout.atlas.scatter(stacked), layout.mirrored)
-    return sampled[:, :3] / sampled[:, 3:].clamp(min=1e-3), sampled[:, 3]
-
-
-def _membrane(gap: Tensor, weight: Tensor, layout: TextureLayout, stiffness: float) -> Tensor:
-    """Smooth continuation (t, c) over the mesh of a gap known where it has weight."""
-    values, weights = layout.smoother.gather(gap.clamp(-1, 1), weight)
-    field = layout.smoother.solve(values, weights, stiffness=stiffness)
-    return layout.atlas.interpolate(field.clamp(-_MAX_FIELD, _MAX_FIELD))
-
-
-def _grain_level(own: Tensor, weight: Tensor, layout: TextureLayout) -> float:
-    """Standard deviation of the photo's finest texture on skin, for skin it does not show."""
-    rows, columns = layout.box
-    light = layout.atlas.scatter(_luminance(own)[:, None])[None, :, rows, columns]
-    solid = layout.atlas.scatter((weight > 0.5).float()[:, None])[None, :, rows, columns]
-    fine = (light - functional.avg_pool2d(light, 3, 1, 1))[solid > 0]
-    if len(fine) < 100:
-        return 0.01
-    return min(0.06, float(fine.abs().median()) * 1.4826 * 1.2)
-
-
-def _assemble(albedo: Tensor, light: LightEstimate, layout: TextureLayout) -> Tensor:
-    """The whole texture: charts, gutters, and skin colour in between for mipmaps."""
-    texture = layout.atlas.scatter(albedo)
-    if layout.cavity is not None:
-        tone = light.tone.exp()
-        colors = layout.cavity_rgb
-        colors = torch.where(colors.isnan(), tone.expand_as(colors), colors)
-        texture = texture + layout.cavity.scatter(colors)
-    empty = texture.sum(0) == 0
-    texture[:, empty] = light.tone.exp()[:, None]
-    return texture.clamp(0, 1)
