@@ -460,4 +460,4 @@ def _optimizer(network: nn.Module, criterion: nn.Module, optim: OptimConfig) -> 
         {"params": decayed, "weight_decay": optim.weight_decay},
         {"params": [*plain, *criterion.parameters()], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=optim.peak_rate, betas=(0.9, 0.99), fused=True)
+    return torch.optim.AdamW(groups, lr=optim.peak_rate, betas=optim.betas, fused=True)

@@ -27,6 +27,7 @@ class OptimConfig:
         warmup: steps of linear warm-up.
         ema: decay of the averaged weights.
         clip: largest norm of the gradient of everything trained, after accumulation.
+        betas: decay of AdamW's two averages.
     """
 
     steps: int
@@ -38,6 +39,7 @@ class OptimConfig:
     ema: float = 0.998
     clip: float = 5.0
     accumulate: int = 1
+    betas: tuple[float, float] = (0.9, 0.99)
 
 
 @dataclass(frozen=True)

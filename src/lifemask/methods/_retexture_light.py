@@ -1,0 +1,94 @@
+"""Light per texel: shading, rendering through the map, and the published code's numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lifemask.graphics.lighting import (
+    lambert_transfer,
+    linear_to_srgb,
+    sh_from_deep3d,
+    sh_to_deep3d,
+    srgb_to_linear,
+)
+
+Sh = Literal["lifemask", "deep3d"]
+"""How light meets albedo: in linear RGB, or as the published code has it, in coded RGB."""
+NEUTRAL = math.sqrt(4 * math.pi)
+"""First coefficient of white light that shades everything with 1."""
+
+
+def texel_transfer(normals: Float[Tensor, "b 3 n m"]) -> Float[Tensor, "b 9 n m"]:
+    """What each coefficient of the light does to texels with these normals (unit)."""
+    return lambert_transfer(normals.movedim(1, -1)).movedim(-1, 1)
+
+
+def global_shading(
+    transfer: Float[Tensor, "b 9 n m"], light: Float[Tensor, "b 9 3"]
+) -> Float[Tensor, "b 3 n m"]:
+    """Linear RGB shading of texels under one light each."""
+    return torch.einsum("bknm,bkc->bcnm", transfer, light)
+
+
+def detail_shading(
+    transfer: Float[Tensor, "b 9 n m"], detail: Float[Tensor, "b 27 n m"]
+) -> Float[Tensor, "b 3 n m"]:
+    """Linear RGB shading of texels that have a light of their own each, channel-major."""
+    return (detail.unflatten(1, (3, 9)) * transfer[:, None]).sum(2)
+
+
+def spread_light(light: Float[Tensor, "b 9 3"], like: Tensor) -> Float[Tensor, "b 27 n m"]:
+    """One light given to every texel of maps of the size of `like` (b, _, n, m), channel-major."""
+    flat = light.mT.reshape(len(light), 27, 1, 1)
+    return flat.expand(-1, -1, *like.shape[-2:])
+
+
+def lit(
+    albedo: Float[Tensor, "b 3 n m"], shading: Float[Tensor, "b 3 n m"], sh: Sh = "lifemask"
+) -> Float[Tensor, "b 3 n m"]:
+    """The map as the photo would show it, sRGB, clipped below 0 and above 1 softly.
+
+    Args:
+        albedo: linear.
+        shading: linear; with "deep3d" it multiplies coded albedo, as the published code does.
+        sh: see `Sh`.
+    """
+    if sh == "deep3d":
+        return _shoulder(linear_to_srgb(albedo) * shading.clamp(min=0.0))
+    return _shoulder(linear_to_srgb((albedo * shading).clamp(min=0.0)))
+
+
+def _shoulder(coded: Tensor) -> Tensor:
+    """Values up to 1 as they are; above, a slope of 0.1, so that over-exposure keeps a gradient."""
+    return torch.where(coded > 1, 1 + 0.1 * (coded - 1), coded)
+
+
+def unlit(
+    texture: Float[Tensor, "b 3 n m"],
+    shading: Float[Tensor, "b 3 n m"],
+    floor: float = 0.15,
+    sh: Sh = "lifemask",
+) -> Float[Tensor, "b 3 n m"]:
+    """Linear albedo that a photo's colours (sRGB) have if the shading is right.
+
+    Shading below `floor` of its mean over the map divides no further: there is only noise.
+    """
+    low = floor * shading.mean((1, 2, 3), keepdim=True).clamp(min=0.02)
+    if sh == "deep3d":
+        return srgb_to_linear((texture / torch.maximum(shading, low)).clamp(0, 1))
+    return (srgb_to_linear(texture) / torch.maximum(shading, low)).clamp(0, 1)
+
+
+def vector_from_light(light: Float[Tensor, "*b 9 3"]) -> Float[Tensor, "*b 27"]:
+    """The published code's 27 numbers of a light, channel-major, for normals of the same frame."""
+    return sh_to_deep3d(light).flatten(-2)
+
+
+def light_from_vector(vector: Float[Tensor, "*b 27"]) -> Float[Tensor, "*b 9 3"]:
+    """Inverse of `vector_from_light`."""
+    return sh_from_deep3d(vector.unflatten(-1, (3, 9)))

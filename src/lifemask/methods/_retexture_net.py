@@ -1,0 +1,335 @@
+"""The networks of the re-renderable texture: a prior with one light, and its refinement.
+
+texture, visibility, normals --> [PriorNet] --> code z, light g;  z --> [prior] --> albedo A0
+texture, A0, visibility, texture / shading(g) --> [UvNet] --> albedo A, light of each texel
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lifemask.graphics.lighting import linear_to_srgb, srgb_to_linear
+from lifemask.methods._retexture_light import (
+    NEUTRAL,
+    Sh,
+    global_shading,
+    spread_light,
+    texel_transfer,
+    unlit,
+)
+from lifemask.methods._retexture_types import RetextureInput, RetextureOutput
+
+PriorKind = Literal["vae", "pca", "constant", "bfm"]
+Fill = Literal["noise", "mirror", "zero"]
+
+
+@dataclass(frozen=True)
+class RetextureInputs:
+    """What the refinement network sees beside the photo's colours.
+
+    Attributes:
+        prior: the prior's albedo.
+        visibility: which texels the photo shows.
+        unlit: the colours divided by the shading of the one light (ours; unpublished).
+    """
+
+    prior: bool = True
+    visibility: bool = True
+    unlit: bool = True
+
+
+@dataclass(frozen=True)
+class RetextureConfig:
+    """Sizes and switches of the network.
+
+    Attributes:
+        size: n, texels along a side of the map; a multiple of 32.
+        base: channels of the refinement's first layer; 64 published.
+        blocks: its residual blocks; 6 published.
+        look: channels of the prior network's first layer.
+        prior: where the prior albedo comes from: a variational decoder, principal components, one
+            mean skin in any tone, or the Basel model (its file is the user's).
+        fill: what stands in texels that the photo does not show.
+        input: what the refinement sees.
+        light: "detail" gives each texel a light of its own, "global" all of them the one light.
+        light_step: texels between two lights of their own; bilinear between them. 1 published.
+        skips: the albedo decoder sees the encoder's maps (ours); the published one does not.
+        residual: the albedo starts from the unlit photo where it is seen and from the prior
+            elsewhere, and the network changes it (ours); False predicts it from nothing.
+        sh: how light meets albedo: "lifemask" in linear RGB, "deep3d" in coded RGB as published.
+    """
+
+    size: int = 128
+    base: int = 16
+    blocks: int = 3
+    look: int = 24
+    prior: PriorKind = "vae"
+    fill: Fill = "noise"
+    input: RetextureInputs = field(default_factory=RetextureInputs)
+    light: Literal["detail", "global"] = "detail"
+    light_step: int = 4
+    skips: bool = True
+    residual: bool = True
+    sh: Sh = "lifemask"
+
+
+class RetextureNet(nn.Module):
+    """Photo on the map to prior, light, albedo and detailed light.
+
+    Args:
+        config: sizes and switches.
+        prior: code (b, prior.latent) to linear albedo (b, 3, n, n); its weights stay fixed.
+        inside: (n, n) texels that the face covers; what lies outside is no face and learns nothing.
+    """
+
+    def __init__(self, config: RetextureConfig, prior: nn.Module, inside: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.prior = prior.requires_grad_(False).eval()
+        self.register_buffer("inside", inside.float()[None, None], persistent=False)
+        self.look = PriorNet(config.look, int(prior.latent), config.size)  # pyright: ignore[reportArgumentType]
+        flags = config.input
+        inputs = 3 + 3 * flags.prior + flags.visibility + 3 * flags.unlit
+        self.refine = UvNet(inputs, config)
+
+    def train(self, mode: bool = True) -> RetextureNet:
+        """Training mode for everything but the prior."""
+        super().train(mode)
+        self.prior.eval()
+        return self
+
+    def forward(self, seen: RetextureInput) -> RetextureOutput:
+        """Albedo and light of a batch."""
+        visible = seen.visible * self.get_buffer("inside")
+        transfer = texel_transfer(seen.normals)
+        code, light = self.look(seen.texture, visible, seen.normals)
+        prior = self.prior(code)
+        shading = global_shading(transfer, light)
+        flat = unlit(seen.texture, shading, sh=self.config.sh)
+        coded = linear_to_srgb(prior)
+        maps = self._inputs(seen, visible, coded, linear_to_srgb(flat.clamp(min=1e-4)))
+        start = None
+        if self.config.residual:
+            share = softened(visible)
+            start = share * linear_to_srgb(flat.clamp(min=1e-4)) + (1 - share) * coded
+        albedo, detail = self.refine(maps, start)
+        spread = spread_light(light, visible)
+        detail = spread + detail if self.config.light == "detail" else spread
+        return RetextureOutput(prior, code, light, srgb_to_linear(albedo), detail)
+
+    def _inputs(self, seen: RetextureInput, visible: Tensor, prior: Tensor, flat: Tensor) -> Tensor:
+        """Input maps of the refinement, about [-1, 1] but for the noise."""
+        flags, fill = self.config.input, self.config.fill
+        parts = [filled(seen.texture, visible, seen.noise, fill) * 2 - 1]
+        if flags.prior:
+            parts.append(prior * 2 - 1)
+        if flags.visibility:
+            parts.append(visible)
+        if flags.unlit:
+            parts.append((visible * flat + (1 - visible) * prior) * 2 - 1)
+        return torch.cat(parts, 1)
+
+
+def filled(texture: Tensor, visible: Tensor, noise: Tensor, fill: Fill) -> Tensor:
+    """Colours (b, 3, n, n) with something in the texels that are not visible.
+
+    "noise" is standard normal, and so partly outside [0, 1], as published; "mirror" takes the other
+    side of the face, and noise where that is hidden, too.
+    """
+    if fill == "zero":
+        return texture * visible
+    hidden = noise
+    if fill == "mirror":
+        other = visible.flip(-1)
+        hidden = texture.flip(-1) * other + noise * (1 - other)
+    return texture * visible + hidden * (1 - visible)
+
+
+def softened(visible: Float[Tensor, "b 1 n n"]) -> Float[Tensor, "b 1 n n"]:
+    """Visibility shrunk by some texels and feathered: its rim shows hair, background and blur."""
+    reach = max(1, visible.shape[-1] // 64)
+    low = -functional.max_pool2d(-visible, 2 * reach + 1, 1, reach)
+    for _ in range(2):
+        low = functional.avg_pool2d(low, 2 * reach + 1, 1, reach, count_include_pad=False)
+    return torch.minimum(low, visible)
+
+
+class PriorNet(nn.Module):
+    """What the photo on the map says of skin and light: a code of the prior and one light.
+
+    It sees the map at half its size, with normals: colour against normal is what tells light.
+
+    Args:
+        width: channels of the first layer.
+        latent: length of the code.
+        size: n.
+    """
+
+    def __init__(self, width: int, latent: int, size: int) -> None:
+        super().__init__()
+        self.latent = latent
+        widths = (width, 2 * width, 4 * width, 6 * width)
+        levels: list[nn.Module] = []
+        for inputs, outputs in zip((7, *widths[:-1]), widths, strict=True):
+            levels += [_conv(inputs, outputs, 3, 2), _conv(outputs, outputs, 3, 1)]
+        self.levels = nn.Sequential(*levels)
+        self.pool = nn.AdaptiveAvgPool2d(max(1, min(4, size // 32)))
+        cells = max(1, min(4, size // 32)) ** 2
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(widths[-1] * cells, 256), nn.LeakyReLU(0.2)
+        )
+        self.to_code = nn.Linear(256, latent)
+        self.to_light = nn.Linear(256, 27)
+        for last in (self.to_code, self.to_light):
+            nn.init.normal_(last.weight, std=1e-3)
+            nn.init.zeros_(last.bias)
+
+    def forward(
+        self, texture: Tensor, visible: Tensor, normals: Tensor
+    ) -> tuple[Float[Tensor, "b z"], Float[Tensor, "b 9 3"]]:
+        """Code and radiance coefficients; see `RetextureOutput`."""
+        maps = torch.cat(((texture * 2 - 1) * visible, visible, normals), 1)
+        small = functional.avg_pool2d(maps, 2)
+        found = self.head(self.pool(self.levels(small)))
+        code, raw = self.to_code(found), self.to_light(found).view(-1, 9, 3)
+        exposure = raw[:, :1].clamp(-3, 2).exp() * NEUTRAL
+        return code, torch.cat((exposure, raw[:, 1:] * exposure), 1)
+
+
+class UvNet(nn.Module):
+    """The refinement: one encoder, a decoder for albedo and one for light.
+
+    conv3x3 b -> four conv4x4 /2: b, 2b, 4b, 8b -> residual blocks -> albedo: x2 to 4b, 2b, b, b,
+    conv3x3 -> tanh; light: bilinear x2 and conv3x3 down to `light_step` texels -> 27.
+
+    Args:
+        inputs: channels of the input.
+        config: sizes.
+    """
+
+    def __init__(self, inputs: int, config: RetextureConfig) -> None:
+        super().__init__()
+        b = config.base
+        self.skips = config.skips
+        self.first = _conv(inputs, b, 3, 1)
+        ends = (b, 2 * b, 4 * b, 8 * b)
+        starts = (b, *ends[:-1])
+        self.down = nn.ModuleList(_conv(i, o, 4, 2) for i, o in zip(starts, ends, strict=True))
+        self.blocks = nn.Sequential(*(_Residual(8 * b) for _ in range(config.blocks)))
+        outs = (4 * b, 2 * b, b, b)
+        befores = (8 * b, *outs[:-1])
+        joined = (4 * b, 2 * b, b, b) if config.skips else (0, 0, 0, 0)
+        self.up = nn.ModuleList(_Up(i, o) for i, o in zip(befores, outs, strict=True))
+        self.join = nn.ModuleList(
+            _conv(o + j, o, 3, 1) if j else nn.Identity() for o, j in zip(outs, joined, strict=True)
+        )
+        self.to_albedo = nn.Conv2d(b, 3, 3, 1, 1)
+        self.light = config.light == "detail"
+        self.light_step = config.light_step
+        levels: list[nn.Module] = []
+        before = 8 * b
+        for k in range(4 - _log2(config.light_step) if self.light else 0):
+            after = max(b, 4 * b // 2**k)
+            levels += [nn.Upsample(scale_factor=2, mode="bilinear"), _conv(before, after, 3, 1)]
+            before = after
+        self.lights = nn.Sequential(*levels)
+        self.to_light = nn.Conv2d(before, 27, 3, 1, 1) if self.light else None
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight, 0.2)
+        last = [self.to_albedo] if config.residual else []
+        for module in (*last, *([self.to_light] if self.to_light is not None else [])):
+            nn.init.zeros_(module.weight)
+        for module in (self.to_albedo, self.to_light):
+            if module is not None and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self, maps: Float[Tensor, "b i n n"], start: Float[Tensor, "b 3 n n"] | None
+    ) -> tuple[Float[Tensor, "b 3 n n"], Tensor]:
+        """Coded albedo in (0, 1), and what each texel's light (b, 27, n, n) adds to the one light.
+
+        Args:
+            maps: inputs.
+            start: coded albedo to start from; None starts from mid-grey.
+        """
+        levels = [self.first(maps)]
+        for down in self.down:
+            levels.append(down(levels[-1]))
+        deep = self.blocks(levels[-1])
+        x = deep
+        for up, join, skip in zip(self.up, self.join, levels[-2::-1], strict=True):
+            x = up(x)
+            x = join(torch.cat((x, skip), 1)) if self.skips else x
+        change = self.to_albedo(x)
+        if start is not None:
+            change = change + torch.atanh((2 * start - 1).clamp(-0.98, 0.98))
+        albedo = (torch.tanh(change) + 1) / 2
+        if self.to_light is None:
+            return albedo, change.new_zeros(len(maps), 27, 1, 1)
+        light = self.to_light(self.lights(deep))
+        if self.light_step > 1:
+            light = functional.interpolate(
+                light, scale_factor=float(self.light_step), mode="bilinear"
+            )
+        return albedo, light
+
+
+class _Up(nn.Module):
+    """Transposed 4x4 convolution of stride 2, normalised."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.grow = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False)
+        self.norm = nn.GroupNorm(_groups(outputs), outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Twice the size."""
+        return functional.leaky_relu(self.norm(self.grow(x)), 0.2)
+
+
+class _Residual(nn.Module):
+    """Two 3x3 convolutions beside the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = _conv(width, width, 3, 1)
+        self.second = nn.Sequential(
+            nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.GroupNorm(_groups(width), width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same size."""
+        return functional.leaky_relu(x + self.second(self.first(x)), 0.2)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
+    """Convolution, group normalisation, leaky ReLU."""
+    padding = (kernel - 1) // 2
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
+        nn.GroupNorm(_groups(outputs), outputs),
+        nn.LeakyReLU(0.2),
+    )
+
+
+def _groups(channels: int) -> int:
+    """Groups of eight channels where that divides."""
+    return channels // 8 if channels % 8 == 0 else 1
+
+
+def _log2(step: int) -> int:
+    """The exponent of a power of two up to 16.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if step not in (1, 2, 4, 8, 16):
+        raise ValueError(f"light_step is {step}; valid: 1, 2, 4, 8, 16")
+    return step.bit_length() - 1
