@@ -177,5 +177,7 @@ RECIPES = {
     "dasl": "lifemask.training.dasl:TRAINABLE",
     "pgn": "lifemask.training.pgn:TRAINABLE",
     "parser": "lifemask.training.parser_trainable:TRAINABLE",
+    "albedo-prior": "lifemask.training.albedo_prior:TRAINABLE",
+    "retexture": "lifemask.training.retexture:TRAINABLE",
 }
 """What `lifemask train` and `lifemask ablate` know, as "module:attribute" of a `Trainable`."""
