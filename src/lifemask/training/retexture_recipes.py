@@ -32,6 +32,7 @@ class RetextureRecipe:
         seed: of everything random.
         device: for lightning.fabric: "cpu", "cuda" or "auto".
         precision: for lightning.fabric.
+        unused_parameters: with several processes, steps may leave critics out, as early ones do.
         processes: data-parallel processes that share a batch.
         threads: of torch per process on a CPU; 0 leaves them as they are.
         workers: threads that prepare batches.
@@ -53,6 +54,7 @@ class RetextureRecipe:
     seed: int = 0
     device: str = "cpu"
     precision: str = "32-true"
+    unused_parameters: bool = True
     processes: int = 1
     threads: int = 1
     workers: int = 1
