@@ -9,6 +9,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -47,6 +48,9 @@ from lifemask.pipeline_input import (
     read_photo,
 )
 from lifemask.types import Appearance, Face, Geometry, Landmarks, MethodUse
+
+if TYPE_CHECKING:
+    from lifemask.methods.retexture import Retexturer
 
 log = logging.getLogger(__name__)
 
@@ -295,8 +299,6 @@ class Pipeline:
         """
         if self.config.texture == "none" or not self._is_modelled(geometry):
             return None
-        from lifemask.methods.texture import texture_from_photo
-
         corners = project(geometry.vertices_mm, geometry.camera)[:, :2]
         box = (*corners.amin(0).tolist(), *corners.amax(0).tolist())
         window = cut_window(image, box, self.config.max_head_px)
@@ -307,7 +309,18 @@ class Pipeline:
         seen = replace(geometry, camera=camera)
         if regions is not None:
             regions = regions.seen_in(window.center_px, window.side_px, window.size)
+        if self.config.texture == "retexture":
+            return self.retexturer(pixels, seen, regions)
+        from lifemask.methods.texture import texture_from_photo
+
         return texture_from_photo(pixels, seen, self.device_model, self.config.appearance, regions)
+
+    @cached_property
+    def retexturer(self) -> Retexturer:
+        """The network behind the texture "retexture"."""
+        from lifemask.methods.retexture import load_retexturer
+
+        return load_retexturer(self.config.weights, self.device_model, self.config.retexture)
 
     def _is_modelled(self, geometry: Geometry) -> bool:
         """Whether a geometry is a head of the pipeline's face model, and not a free mesh."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lifemask.methods.dasl import DaslPredictConfig
     from lifemask.methods.pgn import PgnPredictConfig
     from lifemask.methods.photometric import PhotometricConfig
+    from lifemask.methods.retexture import RetexturePredictConfig
     from lifemask.methods.texture import TextureConfig
 
 METHODS = {
@@ -23,7 +24,7 @@ METHODS = {
 }
 """Method name to its factory (`methods._stage`), as an import string."""
 PINHOLE_METHODS = ("fit", "pgn")
-TEXTURES = ("photo", "none")
+TEXTURES = ("photo", "retexture", "none")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class PipelineConfig:
         method: how a face becomes geometry; one of `METHODS`: "fit" solves for the head behind
             the landmarks, "dasl" (2DASL) regresses it from the crop, "pgn" predicts a position
             map and solves for the pose.
-        texture: how the photo becomes appearance; "none" leaves the head without colour.
+        texture: how the photo becomes appearance: "photo" solves for one light and divides it
+            out, "retexture" asks a network for albedo and for the light of each texel, "none"
+            leaves the head without colour.
         faces: the largest face, or all of them, largest first.
         refine: let the photo's colours refine the shape after the landmarks.
         regions: find hair, hands and other things in front of the skin and keep them out of
@@ -48,7 +51,8 @@ class PipelineConfig:
         dasl: settings of 2DASL; None for its defaults: our landmarks, or yours, are its map.
         pgn: settings of PGN; None for its defaults.
         photometric: settings of the refinement; None for its defaults with the same `fit`.
-        appearance: settings of the texture; None for its defaults.
+        appearance: settings of the texture "photo"; None for its defaults.
+        retexture: settings of the texture "retexture"; None for its defaults.
     """
 
     weights: Literal["open", "research"] = "open"
@@ -65,6 +69,7 @@ class PipelineConfig:
     pgn: PgnPredictConfig | None = None
     photometric: PhotometricConfig | None = None
     appearance: TextureConfig | None = None
+    retexture: RetexturePredictConfig | None = None
 
     def __post_init__(self) -> None:
         """Check the choices.

@@ -165,12 +165,16 @@ class Appearance:
         visible: (n, n) True where the photo shows the texel; None if unknown.
         part_albedo: linear (3, m, m) textures of the parts with UVs of their own
             ("eyes", "teeth", "tongue"), by part name.
+        detail_light: (27, n, n) the light of each texel of the face's map (`facemodel.chart`),
+            channel-major radiance coefficients in the camera frame; None for methods that know
+            one light only.
     """
 
     albedo: Float[Tensor, "3 n n"]
     lighting: Lighting
     visible: Bool[Tensor, "n n"] | None = None
     part_albedo: Mapping[str, Float[Tensor, "3 m m"]] = field(default_factory=dict)
+    detail_light: Float[Tensor, "27 k k"] | None = None
 
 
 @dataclass(frozen=True)

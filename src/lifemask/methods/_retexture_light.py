@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from lifemask.graphics.lighting import (
     lambert_transfer,
@@ -36,14 +37,23 @@ def global_shading(
 
 
 def detail_shading(
-    transfer: Float[Tensor, "b 9 n m"], detail: Float[Tensor, "b 27 n m"]
+    transfer: Float[Tensor, "b 9 n m"], detail: Float[Tensor, "b 27 j k"]
 ) -> Float[Tensor, "b 3 n m"]:
-    """Linear RGB shading of texels that have a light of their own each, channel-major."""
-    return (detail.unflatten(1, (3, 9)) * transfer[:, None]).sum(2)
+    """Linear RGB shading of texels that have a light of their own each.
+
+    Args:
+        transfer: of the texels' normals.
+        detail: channel-major lights, of each texel or of a coarser grid; bilinear in between.
+    """
+    size = transfer.shape[-2:]
+    if detail.shape[-2:] != size:
+        detail = functional.interpolate(detail, size, mode="bilinear", align_corners=False)
+    # a channel at a time: a third of the memory, which is what this waits for
+    return torch.stack([(part * transfer).sum(1) for part in detail.split(9, 1)], 1)
 
 
 def spread_light(light: Float[Tensor, "b 9 3"], like: Tensor) -> Float[Tensor, "b 27 n m"]:
-    """One light given to every texel of maps of the size of `like` (b, _, n, m), channel-major."""
+    """One light for every place of a grid of the size of `like` (b, _, n, m), channel-major."""
     flat = light.mT.reshape(len(light), 27, 1, 1)
     return flat.expand(-1, -1, *like.shape[-2:])
 

@@ -132,7 +132,7 @@ class RetextureLoss(nn.Module):
         super().__init__()
         self.config, self.sh = config, sh
         self._prior = (prior,)  # no part of this module: its weights are the network's
-        self.register_buffer("inside", inside.float()[None, None], persistent=False)
+        self.register_buffer("inside", inside.float().clone(), persistent=False)
         self.embed = embed
         self.uv_critic = PatchGan(3, config.critic_width) if config.uv_gan else None
         self.img_critic = PatchGan(3, config.critic_width) if config.img_gan else None
@@ -178,7 +178,7 @@ class RetextureLoss(nn.Module):
 
     def _maps(self, said: RetextureOutput, batch: RetextureBatch) -> dict[str, Tensor]:
         """Terms on the albedo's map."""
-        config, inside = self.config, self.get_buffer("inside")
+        config, inside = self.config, self.get_buffer("inside")[None, None]
         known = batch.truth * inside if config.supervise else torch.zeros_like(batch.truth)
         visible = batch.seen.visible * inside
         coded, prior = linear_to_srgb(said.albedo), linear_to_srgb(said.prior)
@@ -202,7 +202,7 @@ class RetextureLoss(nn.Module):
     def _lights(self, said: RetextureOutput, batch: RetextureBatch) -> dict[str, Tensor]:
         """Terms on the light."""
         config = self.config
-        spread = spread_light(said.light, batch.truth)
+        spread = spread_light(said.light, said.detail)
         parts = {
             "reg_light": terms.light_term(said.detail, spread),
             "white": terms.white_term(said.detail),
@@ -212,7 +212,7 @@ class RetextureLoss(nn.Module):
             transfer = texel_transfer(batch.seen.normals)
             own, true = (global_shading(transfer, g) for g in (said.light, batch.light))
             gap = (_log(own) - _log(true)).abs()
-            weight = batch.lit[:, None, None, None] * self.get_buffer("inside")
+            weight = batch.lit[:, None, None, None] * self.get_buffer("inside")[None, None]
             parts["light_sup"] = terms.masked_mean(gap, weight)
         return parts
 
@@ -221,7 +221,7 @@ class RetextureLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Adversarial terms and the critics' own losses."""
         parts: dict[str, Tensor] = {}
-        inside, config = self.get_buffer("inside"), self.config
+        inside, config = self.get_buffer("inside")[None, None], self.config
         if self.uv_critic is not None:
             made = linear_to_srgb(said.albedo) * inside * 2 - 1
             real = self._real_maps(batch) * inside * 2 - 1

@@ -92,7 +92,7 @@ class RetextureNet(nn.Module):
         super().__init__()
         self.config = config
         self.prior = prior.requires_grad_(False).eval()
-        self.register_buffer("inside", inside.float()[None, None], persistent=False)
+        self.register_buffer("inside", inside.float().clone(), persistent=False)
         self.look = PriorNet(config.look, int(prior.latent), config.size)  # pyright: ignore[reportArgumentType]
         flags = config.input
         inputs = 3 + 3 * flags.prior + flags.visibility + 3 * flags.unlit
@@ -106,7 +106,7 @@ class RetextureNet(nn.Module):
 
     def forward(self, seen: RetextureInput) -> RetextureOutput:
         """Albedo and light of a batch."""
-        visible = seen.visible * self.get_buffer("inside")
+        visible = seen.visible * self.get_buffer("inside")[None, None]
         transfer = texel_transfer(seen.normals)
         code, light = self.look(seen.texture, visible, seen.normals)
         prior = self.prior(code)
@@ -118,9 +118,8 @@ class RetextureNet(nn.Module):
         if self.config.residual:
             share = softened(visible)
             start = share * linear_to_srgb(flat.clamp(min=1e-4)) + (1 - share) * coded
-        albedo, detail = self.refine(maps, start)
-        spread = spread_light(light, visible)
-        detail = spread + detail if self.config.light == "detail" else spread
+        albedo, change = self.refine(maps, start)
+        detail = spread_light(light, change) + change
         return RetextureOutput(prior, code, light, srgb_to_linear(albedo), detail)
 
     def _inputs(self, seen: RetextureInput, visible: Tensor, prior: Tensor, flat: Tensor) -> Tensor:
@@ -231,7 +230,6 @@ class UvNet(nn.Module):
         )
         self.to_albedo = nn.Conv2d(b, 3, 3, 1, 1)
         self.light = config.light == "detail"
-        self.light_step = config.light_step
         levels: list[nn.Module] = []
         before = 8 * b
         for k in range(4 - _log2(config.light_step) if self.light else 0):
@@ -253,7 +251,7 @@ class UvNet(nn.Module):
     def forward(
         self, maps: Float[Tensor, "b i n n"], start: Float[Tensor, "b 3 n n"] | None
     ) -> tuple[Float[Tensor, "b 3 n n"], Tensor]:
-        """Coded albedo in (0, 1), and what each texel's light (b, 27, n, n) adds to the one light.
+        """Coded albedo in (0, 1), and what each light of a grid adds to the one light.
 
         Args:
             maps: inputs.
@@ -273,12 +271,7 @@ class UvNet(nn.Module):
         albedo = (torch.tanh(change) + 1) / 2
         if self.to_light is None:
             return albedo, change.new_zeros(len(maps), 27, 1, 1)
-        light = self.to_light(self.lights(deep))
-        if self.light_step > 1:
-            light = functional.interpolate(
-                light, scale_factor=float(self.light_step), mode="bilinear"
-            )
-        return albedo, light
+        return albedo, self.to_light(self.lights(deep))
 
 
 class _Up(nn.Module):

@@ -120,7 +120,9 @@ def white_term(detail: Float[Tensor, "b 27 n n"]) -> Tensor:
 
 
 def variation_term(detail: Float[Tensor, "b 27 n n"]) -> Tensor:
-    """Mean absolute difference of neighbouring texels' light."""
+    """Mean absolute difference of neighbouring places' light; 0 for one light."""
+    if detail.shape[-1] == 1:
+        return detail.sum() * 0
     return (_forward(detail, -1).abs().mean() + _forward(detail, -2).abs().mean()) / 2
 
 

@@ -34,15 +34,16 @@ class RetextureOutput(NamedTuple):
         light: (b, 9, 3) radiance coefficients of the photo's one light, camera frame, exposure
             included.
         albedo: (b, 3, n, n) linear albedo in (0, 1).
-        detail: (b, 27, n, n) radiance coefficients of each texel's own light, channel-major: the
-            nine of red, of green, of blue; camera frame.
+        detail: (b, 27, m, m) radiance coefficients of each texel's own light, channel-major: the
+            nine of red, of green, of blue; camera frame. On a grid over the map, bilinear between
+            its places; m is 1 where there is one light only.
     """
 
     prior: Float[Tensor, "b 3 n n"]
     code: Float[Tensor, "b z"]
     light: Float[Tensor, "b 9 3"]
     albedo: Float[Tensor, "b 3 n n"]
-    detail: Float[Tensor, "b 27 n n"]
+    detail: Float[Tensor, "b 27 m m"]
 
 
 @dataclass(frozen=True)

@@ -192,11 +192,11 @@ def complete(
     skin_trust = trust * skin * layout.texel_core
     mirrored, mirror_trust = own, torch.zeros_like(trust)
     if mirror:
-        mirrored, mirror_trust = _mirror(own, trust, layout)
+        mirrored, mirror_trust = mirror_image(own, trust, layout)
         mirrored = mirrored + _membrane(own - mirrored, trust * mirror_trust, layout, 0.3)
         mirror_trust = mirror_trust * (1 - trust)
     bare = bare + _membrane(own - bare, skin_trust, layout, 1.0)
-    noise = layout.grain * _grain_level(own, trust * skin * layout.texel_core, layout)
+    noise = layout.grain * grain_level(own, trust * skin * layout.texel_core, layout)
     source = bare + noise[:, None]
     if hair is not None:
         strand = hair + layout.grain[:, None] * 0.10
@@ -205,7 +205,7 @@ def complete(
     return (source + trust[:, None] * (own - source)).exp().clamp(0.0, 1.0)
 
 
-def _mirror(values: Tensor, trust: Tensor, layout: TextureLayout) -> tuple[Tensor, Tensor]:
+def mirror_image(values: Tensor, trust: Tensor, layout: TextureLayout) -> tuple[Tensor, Tensor]:
     """Values and trust of each texel's mirror image."""
     stacked = torch.cat((values * trust[:, None], trust[:, None]), dim=-1)
     sampled = sample_uv(layout.atlas.scatter(stacked), layout.mirrored)
@@ -219,7 +219,7 @@ def _membrane(gap: Tensor, weight: Tensor, layout: TextureLayout, stiffness: flo
     return layout.atlas.interpolate(field.clamp(-MAX_FIELD, MAX_FIELD))
 
 
-def _grain_level(own: Tensor, weight: Tensor, layout: TextureLayout) -> float:
+def grain_level(own: Tensor, weight: Tensor, layout: TextureLayout) -> float:
     """Standard deviation of the photo's finest texture on skin, for skin it does not show."""
     rows, columns = layout.box
     light = layout.atlas.scatter(luminance(own)[:, None])[None, :, rows, columns]

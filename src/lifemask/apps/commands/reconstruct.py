@@ -21,7 +21,9 @@ Weights = Annotated[
         metavar="open|research", help="open: usable for anything; research: research only."
     ),
 ]
-Texture = Annotated[str, typer.Option(metavar="photo|none", help="How the head gets its colour.")]
+Texture = Annotated[
+    str, typer.Option(metavar="photo|retexture|none", help="How the head gets its colour.")
+]
 Formats = Annotated[str, typer.Option(metavar="LIST", help="Some of glb,obj,ply,json,png.")]
 CameraName = Annotated[
     str, typer.Option("--camera", metavar="orthographic|pinhole", help="Camera model.")

@@ -1,0 +1,203 @@
+"""From albedo on the face's map to the whole head's texture, with the photo's own fine detail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lifemask.faces.parsing import Regions
+from lifemask.graphics.lighting import lambert_transfer, rotate_sh, transferred
+from lifemask.graphics.uv import UnwrapResult, sample_uv
+from lifemask.methods._retexture_chart import TextureChart
+from lifemask.methods._retexture_light import detail_shading, texel_transfer, unlit
+from lifemask.methods._retexture_net import softened
+from lifemask.methods._retexture_types import RetextureInput, RetextureOutput
+from lifemask.methods._texture_complete import (
+    Scalp,
+    assemble,
+    complete,
+    grain_level,
+    hair_beside,
+    hair_color,
+    luminance,
+    mirror_image,
+    skin_likelihood,
+    trusted,
+)
+from lifemask.methods._texture_complete import texel_transfer as shadowed_transfer
+from lifemask.methods._texture_layout import TextureLayout
+from lifemask.methods._texture_light import LightEstimate
+from lifemask.methods._texture_parts import part_textures
+from lifemask.types import Appearance, Geometry, Lighting
+
+_MIN_SHADE = 0.15
+"""Share of the mean shading below which nothing is divided out: there is only noise."""
+_MAX_DETAIL = 0.35
+"""Largest change (log units) by detail that the map is too coarse for."""
+_RIM = 0.02, 0.10
+"""From and up to which distance to the map's rim (shares of its side) the map counts."""
+
+
+@dataclass(frozen=True)
+class FinishConfig:
+    """How the texture is made of what the network says.
+
+    Attributes:
+        size: side of the albedo texture in texels.
+        part_size: side of the textures of eyes, teeth and tongue.
+        detail: share of the photo's detail finer than the map that is kept.
+        scalp: "auto" gives short hair in the photo's hair colour unless the photo shows skin
+            there; "hair" and "skin" force it.
+        gutter_px: texels around each chart that repeat its border.
+    """
+
+    size: int = 1024
+    part_size: int = 512
+    detail: float = 1.0
+    scalp: Scalp = "auto"
+    gutter_px: int = 6
+
+
+def dressed(
+    linear: Float[Tensor, "3 h w"],
+    geometry: Geometry,
+    seen: RetextureInput,
+    said: RetextureOutput,
+    texels: UnwrapResult,
+    chart: TextureChart,
+    layout: TextureLayout,
+    config: FinishConfig,
+    regions: Regions | None,
+) -> Appearance:
+    """The whole head's texture.
+
+    Args:
+        linear: the photo, linear RGB.
+        geometry: posed head.
+        seen: what the network saw, a batch of one.
+        said: what it says.
+        texels: the photo on the texture's t texels; what hides the skin is without confidence.
+        chart: the map.
+        layout: the texture's.
+        config: settings.
+        regions: region maps in the image's px, or None.
+    """
+    place = _MapPlace.create(chart, layout)
+    lighting = Lighting(said.light[0])
+    albedo = place.sample(_inside(said.albedo[0], chart))
+    shade, flat_shade = _shadings(place, said, texels, geometry, layout)
+    own = _divided(texels.colors, shade)
+    beyond = _divided(texels.colors, flat_shade)
+    detail, share = _detail(own, seen, said, texels, chart, place)
+    other, other_share = mirror_image(detail[:, None].expand(-1, 3), share, layout)
+    level = grain_level(own.clamp(min=2e-3).log(), share * layout.texel_core, layout)
+    filled = other_share * other[:, 0] + (1 - other_share) * layout.grain * level
+    fine = config.detail * (share * detail + (1 - share) * filled)
+    on_map = albedo * fine[:, None].exp()
+    whole = beyond + place.weight[:, None] * (on_map - beyond)
+    light = LightEstimate(
+        Lighting(rotate_sh(lighting.sh, geometry.camera.rotation.float().mT)),
+        _tone(albedo, place.weight, layout), float("nan"), 0,
+    )  # fmt: skip
+    skin = skin_likelihood(whole, texels, layout)
+    beside = None
+    if regions is not None:
+        transfer = lambert_transfer(texels.normals)
+        in_camera = LightEstimate(lighting, light.tone, float("nan"), 0)
+        beside = hair_beside(linear, texels, regions, transfer, in_camera)
+    hair = hair_color(beyond, texels, skin, layout, config.scalp, beside)
+    trust = trusted(beyond, texels, skin, hair, layout)
+    bald = 1 - layout.prior.scalp * (hair is not None)
+    trust = torch.maximum(trust * (1 - place.weight), place.weight * torch.maximum(bald, share))
+    finished = complete(whole, trust, skin, light, hair, layout)
+    return Appearance(
+        albedo=assemble(finished, light, layout),
+        lighting=lighting,
+        visible=layout.atlas.scatter(texels.visible[:, None].float(), gutter=False)[0] > 0,
+        part_albedo=part_textures(linear, geometry, layout.parts, lighting),
+        detail_light=said.detail[0],
+    )
+
+
+@dataclass(frozen=True)
+class _MapPlace:
+    """Where the texture's t texels lie in the map.
+
+    Attributes:
+        uv: (t, 2) map coordinates in [0, 1], v up.
+        weight: (t,) how far the map counts there: 0 outside, rising to 1 behind its rim.
+    """
+
+    uv: Tensor
+    weight: Tensor
+
+    @staticmethod
+    def create(chart: TextureChart, layout: TextureLayout) -> _MapPlace:
+        uv = layout.atlas.interpolate(torch.nan_to_num(chart.vertex_uv))
+        within = chart.in_map[layout.atlas.face_ids.long()].float()
+        weight = sample_uv(_rim_distance(chart)[None], uv)[:, 0] / chart.size
+        weight = ((weight - _RIM[0]) / (_RIM[1] - _RIM[0])).clamp(0, 1)
+        return _MapPlace(uv, within * weight * weight * (3 - 2 * weight))
+
+    def sample(self, maps: Float[Tensor, "c n n"]) -> Float[Tensor, "t c"]:
+        """Bilinear samples of a map."""
+        return sample_uv(maps, self.uv)
+
+
+def _rim_distance(chart: TextureChart) -> Float[Tensor, "n n"]:
+    """Texels to the map's outer rim; eyes and mouth are no rim."""
+    from scipy.ndimage import binary_fill_holes, distance_transform_edt
+
+    solid = binary_fill_holes(chart.inside.numpy())
+    framed = torch.nn.functional.pad(torch.from_numpy(solid), (1, 1, 1, 1)).numpy()
+    distance = distance_transform_edt(framed)[1:-1, 1:-1]  # type: ignore[index]
+    return torch.from_numpy(distance).float()
+
+
+def _inside(maps: Float[Tensor, "c n n"], chart: TextureChart) -> Float[Tensor, "c n n"]:
+    """The map, what lies outside the face replaced by the nearest texel of it."""
+    return chart.spread(chart.gather(maps))
+
+
+def _shadings(
+    place: _MapPlace, said: RetextureOutput, texels: UnwrapResult, geometry: Geometry,
+    layout: TextureLayout,
+) -> tuple[Float[Tensor, "t 3"], Float[Tensor, "t 3"]]:  # fmt: skip
+    """Linear shading of the texels by the map's light, and by the one light with self-shadowing."""
+    transfer = lambert_transfer(texels.normals)
+    detail = place.sample(said.detail[0]).unflatten(1, (3, 9))
+    own = (detail * transfer[:, None]).sum(2)
+    turned = rotate_sh(said.light[0], geometry.camera.rotation.float().mT)
+    return own, transferred(shadowed_transfer(geometry, layout), turned)
+
+
+def _divided(colors: Tensor, shade: Tensor) -> Float[Tensor, "t 3"]:
+    floor = _MIN_SHADE * shade.mean(0, keepdim=True).clamp(min=0.02)
+    return (colors / torch.maximum(shade, floor)).clamp(0.002, 0.98)
+
+
+def _detail(
+    own: Tensor, seen: RetextureInput, said: RetextureOutput, texels: UnwrapResult,
+    chart: TextureChart, place: _MapPlace,
+) -> tuple[Float[Tensor, "t"], Float[Tensor, "t"]]:  # fmt: skip
+    """What the photo shows that the map is too coarse for, log luminance, and its share (t,)."""
+    shading = detail_shading(texel_transfer(seen.normals), said.detail)
+    coarse = unlit(seen.texture, shading, _MIN_SHADE)[0].clamp(0.002, 0.98)
+    fine = luminance(own).log() - luminance(place.sample(_inside(coarse, chart))).log()
+    shown = softened(seen.visible)[0]
+    share = place.sample(shown)[:, 0] * texels.confidence * place.weight
+    return fine.clamp(-_MAX_DETAIL, _MAX_DETAIL), share
+
+
+def _tone(albedo: Tensor, weight: Tensor, layout: TextureLayout) -> Float[Tensor, "3"]:
+    """The log tone whose bare skin is nearest to the albedo on the face's bare skin."""
+    core = (layout.texel_core > 0.7) & (weight > 0.9)
+    log = albedo[core].clamp(min=2e-3).log()
+    mean, slope = layout.prior.mean[core], layout.prior.slope[core]
+    tone = (log - mean).median(0).values
+    for _ in range(4):
+        tone = (log - mean - slope * luminance(tone[None])).median(0).values
+    return tone
