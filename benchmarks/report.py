@@ -15,6 +15,7 @@ from lifemask.evaluation.report import one_number as nme
 from lifemask.evaluation.report import table as _table
 from report_dasl import dasl_sections
 from report_pgn import pgn_sections
+from report_retexture import retexture_sections
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -319,6 +320,7 @@ def results_page(results: dict[str, Result]) -> str:
         lines += ["## Rasteriser and renderer", "", *_table(head, rasterise_rows(drawn)), ""]
     lines += dasl_sections(results)
     lines += pgn_sections(results)
+    lines += retexture_sections(results)
     lines += scores_section(results)
     lines += ["## Where the numbers come from", ""]
     lines += [

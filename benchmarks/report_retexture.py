@@ -1,0 +1,105 @@
+"""RESULTS.md's section about appearance: albedo, light, hidden skin, tones, photos, identity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lifemask.evaluation.report import table
+
+Result = dict[str, Any]
+HEADS = (
+    ("spread_ratio", "A / T", 3),
+    ("rmse", "rmse", 4),
+    ("rmse_visible", "seen", 4),
+    ("rmse_hidden", "hidden", 4),
+    ("rmse_raw", "no gain", 4),
+    ("hue_deg", "hue deg", 2),
+    ("relight_psnr_db", "relight dB", 2),
+)
+PICTURES = (
+    ("rerender_psnr_db", "re-render dB", 2),
+    ("rerender_ssim", "SSIM", 3),
+    ("completeness", "complete", 3),
+    ("high_pass_ratio", "detail hidden / seen", 2),
+    ("seam_mirror", "mirror line", 2),
+    ("seam_border", "border of the seen", 2),
+    ("seam_chart", "border of the map", 2),
+)
+TONE = "dark", "medium", "light"
+
+
+def retexture_sections(results: dict[str, Result]) -> list[str]:
+    """All sections; empty where nothing was measured."""
+    lines: list[str] = []
+    for stem, result in results.items():
+        if result.get("benchmark") != "retexture":
+            continue
+        lines += [f"## Appearance, `{stem}`", ""]
+        if "synthetic" in result:
+            lines += _heads(result["synthetic"], result)
+        if "photos" in result:
+            lines += [f"{result['photos']['heads']} photos with the pipeline's geometry:", ""]
+            lines += [*_rows(result["photos"], PICTURES), ""]
+        if "identity" in result:
+            lines += _identity(result["identity"])
+    return lines
+
+
+def _heads(scores: Result, result: Result) -> list[str]:
+    lines = [
+        f"{scores['heads']} held-out heads (seed {result['seed']}) in {result['lights']} lights,"
+        " true geometry; 95 % bootstrap over heads. A / T: std / mean of the albedo over lights"
+        " over the photo's own; rmse: linear, one gain per picture. Definitions:"
+        " `lifemask.evaluation.retexture`.",
+        "",
+        *_rows(scores, HEADS),
+        "",
+        *_rows(scores, PICTURES),
+        "",
+        "By the tone of the skin, dark / medium / light:",
+        "",
+    ]
+    rows = [
+        [name, *(_tones(one[key], digits) for key, _, digits in HEADS)]
+        for name, one in scores["methods"].items()
+    ]
+    lines += [*table(("method", *(title for _, title, _ in HEADS)), rows), ""]
+    for method, found in scores["targets"].items():
+        rows = [[t["target"], _text(t, 4, "value"), "yes" if t["met"] else "no"] for t in found]
+        lines += [*table((f"target, {method}", "value (95 %)", "met"), rows), ""]
+    return lines
+
+
+def _identity(scores: Result) -> list[str]:
+    rows = [
+        [name, *(_text(one[key], 3) for key in ("photo", "other", "relative"))]
+        for name, one in scores["methods"].items()
+    ]
+    head = ("method", "render and its photo", "render and another photo", "first / photos")
+    return [
+        f"Identity, {scores['people']} people: cosine of dlib's codes; two photos of one person"
+        f" {_text(scores['photos'], 3)}, of strangers {_text(scores['strangers'], 3)}.",
+        "",
+        *table(head, rows),
+        "",
+    ]
+
+
+def _rows(scores: Result, columns: tuple[tuple[str, str, int], ...]) -> list[str]:
+    rows = [
+        [name, *(_text(one[key], digits) for key, _, digits in columns)]
+        for name, one in scores["methods"].items()
+    ]
+    return table(("method", *(title for _, title, _ in columns)), rows)
+
+
+def _text(entry: Result, digits: int, key: str = "mean") -> str:
+    if entry[key] is None:
+        return "-"
+    low, high = (f"{v:.{digits}f}" if v is not None else "-" for v in entry["ci95"])
+    return f"{entry[key]:.{digits}f} ({low} to {high})"
+
+
+def _tones(entry: Result, digits: int) -> str:
+    values = [entry["tone"][t] for t in TONE]
+    return " / ".join("-" if v is None else f"{v:.{digits}f}" for v in values)
