@@ -149,6 +149,7 @@ def time_stages(weights: str, photo: np.ndarray) -> list[dict[str, Any]]:
             "",
             None,
         ),
+        *time_retexture(weights, photo, fine),
         entry(
             "reconstruct a 1-megapixel photo, warm",
             median_ms(lambda: pipeline(photo), 3, 1),
@@ -163,6 +164,29 @@ def time_stages(weights: str, photo: np.ndarray) -> list[dict[str, Any]]:
         rows.append(
             entry("write glb, obj, json and preview", median_ms(write, 3, 1), None, "", None)
         )
+    return rows
+
+
+def time_retexture(weights: str, photo: np.ndarray, geometry: Geometry) -> list[dict[str, Any]]:
+    """The learned texture at several sizes, beside the first one at the same size."""
+    from lifemask import Pipeline, PipelineConfig
+    from lifemask.methods._retexture_finish import FinishConfig
+    from lifemask.methods.retexture import RetexturePredictConfig
+    from lifemask.methods.texture import TextureConfig
+
+    rows = []
+    for size, target in ((256, 1000.0), (512, 3000.0), (1024, None)):
+        settings = {
+            "retexture": RetexturePredictConfig(FinishConfig(size=size)),
+            "appearance": TextureConfig(size=size),
+        }
+        ways = [
+            Pipeline(PipelineConfig(weights=weights, texture=name, threads=1, **settings))  # pyright: ignore
+            for name in ("retexture", "photo")
+        ]
+        times = [median_ms(lambda w=way: w.dress(photo, geometry), 3, 1) for way in ways]
+        name = f"re-renderable texture of {size} x {size}"
+        rows.append(entry(name, times[0], target, "texture by inversion, same size", times[1]))
     return rows
 
 

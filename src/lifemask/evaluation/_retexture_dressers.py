@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,9 +20,11 @@ from lifemask.graphics.lighting import (
     srgb_to_linear,
 )
 from lifemask.graphics.uv import UnwrapResult, sample_uv, unwrap
+from lifemask.methods._retexture_finish import FinishConfig
 from lifemask.methods._texture_layout import TextureLayout, texture_layout
 from lifemask.methods._texture_light import LUMINANCE, LightEstimate, estimate_light
 from lifemask.methods._texture_regions import clear_share
+from lifemask.methods.retexture import RetexturePredictConfig, load_retexturer
 from lifemask.methods.texture import TextureConfig, texture_from_photo
 from lifemask.types import Appearance, Geometry, Lighting
 
@@ -84,10 +88,18 @@ def first_texture(model: FaceModel) -> Dresser:
     return dress
 
 
+def retexture(weights: Literal["open", "research"], model: FaceModel) -> Dresser:
+    """`methods.retexture` with the shipped weights of a family."""
+    finish = FinishConfig(size=SIZE, part_size=PART_SIZE, gutter_px=GUTTER_PX)
+    return load_retexturer(weights, model, RetexturePredictConfig(finish))
+
+
 DRESSERS: dict[str, Callable[[FaceModel], Dresser]] = {
     "photo": photo_as_albedo,
     "prior": prior_in_tone,
     "texture": first_texture,
+    "retexture-open": partial(retexture, "open"),
+    "retexture-research": partial(retexture, "research"),
 }
 """By name; "photo" is the baseline that knows nothing of light."""
 

@@ -52,6 +52,7 @@ class RetextureLossConfig:
         albedo_sup: distance to true albedo, on renders.
         prior_sup: distance of the prior's albedo to the true one, on renders (ours).
         light_sup: distance of the one light's shading to the true one's, on renders (ours).
+        level: share, in these three, of what one gain a picture would take away.
         code: mean square of the prior's code (ours): likely skins.
         gan_from: step at which the adversarial terms join.
         critic_width: channels of the critics' first layers; 64 published.
@@ -74,6 +75,7 @@ class RetextureLossConfig:
     albedo_sup: float = 1.0
     prior_sup: float = 1.0
     light_sup: float = 1.0
+    level: float = 0.25
     code: float = 2e-3
     gan_from: int = 800
     critic_width: int = 16
@@ -182,7 +184,6 @@ class RetextureLoss(nn.Module):
         known = batch.truth * inside if config.supervise else torch.zeros_like(batch.truth)
         visible = batch.seen.visible * inside
         coded, prior = linear_to_srgb(said.albedo), linear_to_srgb(said.prior)
-        truth = linear_to_srgb(batch.albedo)
         sigma = config.detail_sigma * coded.shape[-1] / 128
         parts: dict[str, Tensor] = {"code": said.code.square().mean()}
         if config.reg_detail:
@@ -194,9 +195,11 @@ class RetextureLoss(nn.Module):
             texture = srgb_to_linear(batch.seen.texture)
             parts["chroma"] = terms.chroma_term(said.albedo, texture, visible)
         if config.albedo_sup:
-            parts["albedo_sup"] = terms.supervised_term(coded, truth, known)
+            pair = said.albedo, batch.albedo, known
+            parts["albedo_sup"] = terms.supervised_term(*pair, config.level)
         if config.prior_sup:
-            parts["prior_sup"] = terms.masked_mean((prior - truth).abs(), known)
+            pair = said.prior, batch.albedo, known
+            parts["prior_sup"] = terms.supervised_term(*pair, config.level, steps=False)
         return parts
 
     def _lights(self, said: RetextureOutput, batch: RetextureBatch) -> dict[str, Tensor]:
@@ -211,9 +214,8 @@ class RetextureLoss(nn.Module):
         if config.light_sup and config.supervise:
             transfer = texel_transfer(batch.seen.normals)
             own, true = (global_shading(transfer, g) for g in (said.light, batch.light))
-            gap = (_log(own) - _log(true)).abs()
             weight = batch.lit[:, None, None, None] * self.get_buffer("inside")[None, None]
-            parts["light_sup"] = terms.masked_mean(gap, weight)
+            parts["light_sup"] = terms.shading_term(own, true, weight, config.level)
         return parts
 
     def _critics(
@@ -255,7 +257,3 @@ def _duel(critic: nn.Module, real: Tensor, made: Tensor, name: str, weight: floa
     scores = critic(torch.cat((real, made.detach())))
     told = (lsgan(scores[: len(real)], 1.0) + lsgan(scores[len(real) :], 0.0)) / 2
     return {f"{name}_gan": weight * fooled, f"{name}_critic": told}
-
-
-def _log(shading: Tensor) -> Tensor:
-    return shading.clamp(min=0.05).log()

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from lifemask.graphics.lighting import linear_to_srgb
+
 _EPS = 1e-6
 CHROMA_SHARPNESS = 80.0
 MOLE = 0.02
@@ -126,13 +128,45 @@ def variation_term(detail: Float[Tensor, "b 27 n n"]) -> Tensor:
     return (_forward(detail, -1).abs().mean() + _forward(detail, -2).abs().mean()) / 2
 
 
-def supervised_term(albedo: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-    """L1 to true albedo where it is known, in colour and in steps between neighbours."""
-    cost = masked_mean((albedo - truth).abs(), known)
-    for axis in (-1, -2):
+def supervised_term(
+    albedo: Tensor, truth: Tensor, known: Tensor, level: float, steps: bool = True
+) -> Tensor:
+    """L1 to true albedo where it is known, up to one gain a picture, and of the gain itself.
+
+    How light a skin is and how strong its light cannot both be told from one photo. An L1 distance
+    of albedo as such is ruled by that: where all texels are too dark its gradient is the same
+    everywhere, and shadows left in the albedo go unpunished. So pictures are compared after the
+    best gain, and without it with weight `level`.
+
+    Args:
+        albedo: linear.
+        truth: linear.
+        known: how far the truth is known.
+        level: weight of the comparison without gain.
+        steps: compare the steps between neighbours, too.
+    """
+    with torch.no_grad():
+        energy = (albedo.square() * known).sum((1, 2, 3), keepdim=True)
+        gain = (albedo * truth * known).sum((1, 2, 3), keepdim=True) / energy.clamp(min=_EPS)
+        gain = gain.clamp(0.1, 10)
+    true = linear_to_srgb(truth)
+    scaled = linear_to_srgb((albedo * gain).clamp(min=1e-4))
+    cost = masked_mean((scaled - true).abs(), known)
+    if level:
+        cost = cost + level * masked_mean((linear_to_srgb(albedo) - true).abs(), known)
+    for axis in (-1, -2) if steps else ():
         both = torch.minimum(*_pair(known, axis))
-        cost = cost + masked_mean((_forward(albedo, axis) - _forward(truth, axis)).abs(), both)
+        cost = cost + masked_mean((_forward(scaled, axis) - _forward(true, axis)).abs(), both)
     return cost
+
+
+def shading_term(own: Tensor, true: Tensor, weight: Tensor, level: float) -> Tensor:
+    """L1 between log shadings up to one gain a picture, and of the gain with weight `level`."""
+    gap = own.clamp(min=0.05).log() - true.clamp(min=0.05).log()
+    total = (weight.sum((1, 2, 3), keepdim=True) * gap.shape[1]).clamp(min=1.0)
+    mean = (gap * weight).sum((1, 2, 3), keepdim=True) / total
+    cost = masked_mean((gap - mean.detach()).abs(), weight)
+    return cost + level * masked_mean(gap.abs(), weight)
 
 
 def _forward(x: Tensor, axis: int) -> Tensor:
