@@ -46,6 +46,7 @@ def write_heads(
     formats: Sequence[str] = DEFAULT_FORMATS,
     numbered: bool = False,
     overwrite: bool = False,
+    maps: bool = True,
 ) -> list[Path]:
     """Write the heads of one photo into a folder of their own.
 
@@ -60,6 +61,7 @@ def write_heads(
         formats: some of `FORMATS`.
         numbered: number the files even when there is one head.
         overwrite: replace a folder that an earlier run made.
+        maps: give the skin a normal and a roughness map (glb, obj).
 
     Returns:
         The files' paths.
@@ -71,7 +73,7 @@ def write_heads(
     folder = Path(folder)
     with new_folder(folder, overwrite) as part:
         files = [
-            _write_head(head, part, f"-{i}" if numbered else "", photo, photo_name, formats)
+            _write_head(head, part, f"-{i}" if numbered else "", photo, photo_name, formats, maps)
             for i, head in enumerate(heads, start=1)
         ]
         if "json" in formats:
@@ -167,12 +169,13 @@ def _write_head(
     photo: np.ndarray | None,
     photo_name: str,
     formats: tuple[str, ...],
+    maps: bool,
 ) -> list[str]:
     """Write one head's files; returns their names."""
     before = set(folder.iterdir())
     for name in ("glb", "obj", "ply"):
         if name in formats:
-            head.export(folder / f"head{suffix}.{name}")
+            head.export(folder / f"head{suffix}.{name}", maps=maps)
     if "png" in formats:
         from lifemask.preview import preview
 

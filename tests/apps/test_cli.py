@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import lifemask.outputs
 from fake_stages import EggLandmarker, one_face, textures
 from lifemask.apps.cli import main
 from lifemask.graphics.lighting import studio_light
@@ -70,6 +71,19 @@ def test_reconstruct_writes_a_folder_per_photo(eggs, photo, tmp_path, capsys):
     assert "portrait.png: 1 head in" in out and "open (usable for anything)" in out
     record = json.loads((tmp_path / "out" / "portrait" / "params.json").read_text())
     assert record["photo"] == "portrait.png" and record["image_size"] == [200, 160]
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "fit"])
+def test_surface_maps_can_be_left_out(eggs, photo, tmp_path, monkeypatch, command):
+    wanted = []
+    write = lifemask.outputs.write_heads
+    monkeypatch.setattr(
+        "lifemask.outputs.write_heads",
+        lambda *given, **options: wanted.append(options["maps"]) or write(*given, **options),
+    )
+    for name in ("--maps", "--no-maps"):
+        assert run(command, photo, "-o", tmp_path / name, "--formats", "glb", name) == 0
+    assert wanted == [True, False]
 
 
 def test_options_reach_the_pipeline(eggs, photo, tmp_path, capsys):

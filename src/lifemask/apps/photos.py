@@ -73,6 +73,7 @@ def run_jobs(
     formats: Sequence[str],
     overwrite: bool,
     landmarks: Path | None = None,
+    maps: bool = True,
 ) -> None:
     """Reconstruct every photo; a photo that fails does not stop the others.
 
@@ -82,6 +83,7 @@ def run_jobs(
         formats: files to write.
         overwrite: replace earlier results.
         landmarks: file of the face's landmarks, for a single photo.
+        maps: give the skin a normal and a roughness map.
 
     Raises:
         UserError: every failure, after the last photo; AssetError at once, as none would work.
@@ -95,7 +97,7 @@ def run_jobs(
         for job in each:
             start = time.perf_counter()
             try:
-                count = _run_job(pipeline, job, formats, overwrite, landmarks)
+                count = _run_job(pipeline, job, formats, overwrite, landmarks, maps)
             except AssetError:
                 raise
             except UserError as error:
@@ -120,7 +122,12 @@ def run_jobs(
 
 
 def run_person(
-    pipeline: Pipeline, jobs: Sequence[PhotoJob], formats: Sequence[str], overwrite: bool
+    pipeline: Pipeline,
+    jobs: Sequence[PhotoJob],
+    formats: Sequence[str],
+    overwrite: bool,
+    *,
+    maps: bool = True,
 ) -> None:
     """Reconstruct one person from several photos; all of them, or nothing is written.
 
@@ -129,6 +136,7 @@ def run_person(
         jobs: the photos, each with the folder of its head.
         formats: files to write.
         overwrite: replace earlier results.
+        maps: give the skin a normal and a roughness map.
 
     Raises:
         UserError: the first photo or folder that cannot be used.
@@ -150,6 +158,7 @@ def run_person(
             photo_name=job.file_name,
             formats=formats,
             overwrite=overwrite,
+            maps=maps,
         )
         typer.echo(f"{job.name}: 1 head in {job.folder}")
         _tell_warnings(job, [head])
@@ -164,6 +173,7 @@ def _run_job(
     formats: Sequence[str],
     overwrite: bool,
     landmarks: Path | None,
+    maps: bool,
 ) -> int:
     """Reconstruct one photo and write its folder; returns the number of heads."""
     from lifemask.outputs import check_target, write_heads
@@ -180,6 +190,7 @@ def _run_job(
         formats=formats,
         numbered=pipeline.config.faces == "all",
         overwrite=overwrite,
+        maps=maps,
     )
     _tell_warnings(job, heads)
     return len(heads)

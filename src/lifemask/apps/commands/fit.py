@@ -11,6 +11,7 @@ from lifemask.apps.commands.reconstruct import (
     CameraName,
     Device,
     Formats,
+    Maps,
     MapSource,
     Method,
     Out,
@@ -37,6 +38,7 @@ def fit(
     texture: Texture = "photo",
     weights: Weights = "open",
     formats: Formats = "glb,obj,json,png",
+    maps: Maps = True,
     camera: CameraName = "orthographic",
     focal_px: Annotated[
         float | None, typer.Option(help="Focal length of a pinhole camera in px of the photo.")
@@ -62,4 +64,4 @@ def fit(
         dasl=dasl_settings(method, map_source),
     )
     jobs = jobs_for([photo], out)
-    run_jobs(Pipeline(config), jobs, formats.split(","), overwrite, landmarks=landmarks)
+    run_jobs(Pipeline(config), jobs, formats.split(","), overwrite, landmarks, maps)

@@ -67,6 +67,9 @@ SamePerson = Annotated[
         " a pose and an expression for each.",
     ),
 ]
+Maps = Annotated[
+    bool, typer.Option("--maps/--no-maps", help="Normal and roughness maps of the skin.")
+]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
 
@@ -87,6 +90,7 @@ def reconstruct(
     ] = "largest",
     same_person: SamePerson = False,
     formats: Formats = "glb,obj,json,png",
+    maps: Maps = True,
     camera: CameraName = "orthographic",
     refine: Refine = True,
     device: Device = "cpu",
@@ -129,7 +133,7 @@ def reconstruct(
         pgn=pgn_settings(method, shape),
     )
     run = run_person if same_person else run_jobs
-    run(Pipeline(config), jobs, formats.split(","), overwrite)
+    run(Pipeline(config), jobs, formats.split(","), overwrite, maps=maps)
 
 
 def _check_same_person(photos: int, faces: str) -> None:
