@@ -22,12 +22,15 @@ import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from provenance import provenance  # noqa: E402
+
+if TYPE_CHECKING:
+    from lifemask.types import Geometry
 
 SIDE_PX = 1000  # one megapixel
 

@@ -37,7 +37,7 @@ GREY = 0.4
 def row(pipeline: Pipeline, path: Path) -> list[Image.Image]:
     """The panels of one photo."""
     photo = read_photo(path)
-    head = pipeline.reconstruct(photo)
+    head = pipeline(photo)[0]
     assert head.appearance is not None and head.face is not None
     center, side = frame_in_photo(head)
     camera = camera_for_crop(head.geometry.camera, torch.tensor(center), side * 0.75, PANEL)

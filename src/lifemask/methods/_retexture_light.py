@@ -23,6 +23,10 @@ Sh = Literal["lifemask", "deep3d"]
 NEUTRAL = math.sqrt(4 * math.pi)
 """First coefficient of white light that shades everything with 1."""
 
+_PULL = (0.001, 0.02, 0.02, 0.02, 0.1, 0.1, 0.1, 0.1, 0.1)
+"""Pull of each coefficient towards light from everywhere, relative to the data."""
+_HUBER = 0.15
+
 
 def texel_transfer(normals: Float[Tensor, "b 3 n m"]) -> Float[Tensor, "b 9 n m"]:
     """What each coefficient of the light does to texels with these normals (unit)."""
@@ -92,6 +96,45 @@ def unlit(
     if sh == "deep3d":
         return srgb_to_linear((texture / torch.maximum(shading, low)).clamp(0, 1))
     return (srgb_to_linear(texture) / torch.maximum(shading, low)).clamp(0, 1)
+
+
+@torch.no_grad()
+def solved_light(
+    texture: Float[Tensor, "b 3 n m"],
+    weight: Float[Tensor, "b 1 n m"],
+    transfer: Float[Tensor, "b 9 n m"],
+    albedo: Float[Tensor, "#b 3 n m"],
+) -> Float[Tensor, "b 9 3"]:
+    """The one light that explains a photo best if the skin were this one: robust ridge regression.
+
+    `srgb_to_linear(texture) / albedo = transfer @ light`, twice reweighted by its own error, so
+    that beards, gloss and cast shadows count less; pulled towards light from everywhere. Whatever
+    the skin's tone is in truth stays in the light. Takes no gradient.
+
+    Args:
+        texture: the photo's colours, sRGB.
+        weight: trust in each texel, in [0, 1].
+        transfer: of the texels' normals.
+        albedo: linear.
+    """
+    ratio = (srgb_to_linear(texture) / albedo.clamp(min=0.01)).clamp(0, 8).float().flatten(2)
+    basis, trust = transfer.float().flatten(2), weight.float().flatten(2)
+    level = (ratio * trust).sum(2) + 0.01 * 0.8
+    level = level / (trust.sum(2) + 0.01)
+    ambient = torch.zeros(len(ratio), 9, 3, device=ratio.device)
+    ambient[:, 0] = NEUTRAL * level
+    pull = torch.tensor(_PULL, device=ratio.device) * (basis[:, :1] ** 2).mean()
+    robust, light = trust, ambient
+    for _ in range(3):
+        total = robust.sum(2, keepdim=True).clamp(min=1.0)
+        normal = (basis * robust / total) @ basis.mT + torch.diag(pull)
+        right = (basis * robust / total) @ ratio.mT + pull[:, None] * ambient
+        light = torch.linalg.solve(normal, right)
+        error = (ratio - light.mT @ basis).mean(1, keepdim=True).abs() / level.mean(1)[
+            :, None, None
+        ]
+        robust = trust * (_HUBER / error.clamp(min=_HUBER))
+    return light
 
 
 def vector_from_light(light: Float[Tensor, "*b 9 3"]) -> Float[Tensor, "*b 27"]:

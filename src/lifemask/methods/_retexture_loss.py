@@ -132,7 +132,8 @@ class RetextureLoss(nn.Module):
         sh: Sh = "lifemask",
     ) -> None:
         super().__init__()
-        self.config, self.sh = config, sh
+        self.config = config
+        self.sh: Sh = sh
         self._prior = (prior,)  # no part of this module: its weights are the network's
         self.register_buffer("inside", inside.float().clone(), persistent=False)
         self.embed = embed

@@ -19,6 +19,7 @@ from lifemask.methods._retexture_light import (
     NEUTRAL,
     Sh,
     global_shading,
+    solved_light,
     spread_light,
     texel_transfer,
     unlit,
@@ -62,6 +63,8 @@ class RetextureConfig:
         skips: the albedo decoder sees the encoder's maps (ours); the published one does not.
         residual: the albedo starts from the unlit photo where it is seen and from the prior
             elsewhere, and the network changes it (ours); False predicts it from nothing.
+        light_start: the one light corrects the "solved" one, which explains the photo best if the
+            skin were the prior's mean (ours), or is "learned" from nothing, as published.
         sh: how light meets albedo: "lifemask" in linear RGB, "deep3d" in coded RGB as published.
     """
 
@@ -76,6 +79,7 @@ class RetextureConfig:
     light_step: int = 4
     skips: bool = True
     residual: bool = True
+    light_start: Literal["solved", "learned"] = "solved"
     sh: Sh = "lifemask"
 
 
@@ -93,7 +97,8 @@ class RetextureNet(nn.Module):
         self.config = config
         self.prior = prior.requires_grad_(False).eval()
         self.register_buffer("inside", inside.float().clone(), persistent=False)
-        self.look = PriorNet(config.look, int(prior.latent), config.size)  # pyright: ignore[reportArgumentType]
+        solved = config.light_start == "solved"
+        self.look = PriorNet(config.look, int(prior.latent), config.size, 11 if solved else 7)  # pyright: ignore[reportArgumentType]
         flags = config.input
         inputs = 3 + 3 * flags.prior + flags.visibility + 3 * flags.unlit
         self.refine = UvNet(inputs, config)
@@ -108,7 +113,7 @@ class RetextureNet(nn.Module):
         """Albedo and light of a batch."""
         visible = seen.visible * self.get_buffer("inside")[None, None]
         transfer = texel_transfer(seen.normals)
-        code, light = self.look(seen.texture, visible, seen.normals)
+        code, light = self._glance(seen, visible, transfer)
         prior = self.prior(code)
         shading = global_shading(transfer, light)
         flat = unlit(seen.texture, shading, sh=self.config.sh)
@@ -121,6 +126,23 @@ class RetextureNet(nn.Module):
         albedo, change = self.refine(maps, start)
         detail = spread_light(light, change) + change
         return RetextureOutput(prior, code, light, srgb_to_linear(albedo), detail)
+
+    def _glance(
+        self, seen: RetextureInput, visible: Tensor, transfer: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The prior's code and the one light."""
+        maps = [(seen.texture * 2 - 1) * visible, visible, seen.normals]
+        if self.config.light_start == "learned":
+            return self.look(torch.cat(maps, 1), None)
+        with torch.no_grad():
+            mean = self.prior(seen.texture.new_zeros(1, self.look.latent)).float()
+            light = solved_light(seen.texture, softened(visible), transfer, mean)
+            shading = global_shading(transfer, light)
+            flat = unlit(seen.texture, shading, sh=self.config.sh)
+            flat = linear_to_srgb(flat.clamp(min=1e-4)) - linear_to_srgb(mean)
+            grey = shading.mean(1, keepdim=True)
+            grey = grey / grey.mean((2, 3), keepdim=True).clamp(min=0.02) - 1
+        return self.look(torch.cat((*maps, 2 * flat * visible, grey), 1), light)
 
     def _inputs(self, seen: RetextureInput, visible: Tensor, prior: Tensor, flat: Tensor) -> Tensor:
         """Input maps of the refinement, about [-1, 1] but for the noise."""
@@ -168,15 +190,16 @@ class PriorNet(nn.Module):
         width: channels of the first layer.
         latent: length of the code.
         size: n.
+        inputs: channels of the input.
     """
 
-    def __init__(self, width: int, latent: int, size: int) -> None:
+    def __init__(self, width: int, latent: int, size: int, inputs: int) -> None:
         super().__init__()
         self.latent = latent
         widths = (width, 2 * width, 4 * width, 6 * width)
         levels: list[nn.Module] = []
-        for inputs, outputs in zip((7, *widths[:-1]), widths, strict=True):
-            levels += [_conv(inputs, outputs, 3, 2), _conv(outputs, outputs, 3, 1)]
+        for before, after in zip((inputs, *widths[:-1]), widths, strict=True):
+            levels += [_conv(before, after, 3, 2), _conv(after, after, 3, 1)]
         self.levels = nn.Sequential(*levels)
         self.pool = nn.AdaptiveAvgPool2d(max(1, min(4, size // 32)))
         cells = max(1, min(4, size // 32)) ** 2
@@ -184,21 +207,27 @@ class PriorNet(nn.Module):
             nn.Flatten(), nn.Linear(widths[-1] * cells, 256), nn.LeakyReLU(0.2)
         )
         self.to_code = nn.Linear(256, latent)
-        self.to_light = nn.Linear(256, 27)
+        self.to_light = nn.Linear(256, 30)
         for last in (self.to_code, self.to_light):
             nn.init.normal_(last.weight, std=1e-3)
             nn.init.zeros_(last.bias)
 
     def forward(
-        self, texture: Tensor, visible: Tensor, normals: Tensor
+        self, maps: Float[Tensor, "b i n n"], start: Float[Tensor, "b 9 3"] | None
     ) -> tuple[Float[Tensor, "b z"], Float[Tensor, "b 9 3"]]:
-        """Code and radiance coefficients; see `RetextureOutput`."""
-        maps = torch.cat(((texture * 2 - 1) * visible, visible, normals), 1)
-        small = functional.avg_pool2d(maps, 2)
-        found = self.head(self.pool(self.levels(small)))
-        code, raw = self.to_code(found), self.to_light(found).view(-1, 9, 3)
-        exposure = raw[:, :1].clamp(-3, 2).exp() * NEUTRAL
-        return code, torch.cat((exposure, raw[:, 1:] * exposure), 1)
+        """Code and radiance coefficients; see `RetextureOutput`.
+
+        Args:
+            maps: colours, visibility, normals, and more.
+            start: light to correct; None starts from white light from everywhere.
+        """
+        found = self.head(self.pool(self.levels(functional.avg_pool2d(maps, 2))))
+        code, raw = self.to_code(found), self.to_light(found).view(-1, 10, 3)
+        if start is None:
+            start = functional.pad(raw.new_full((len(raw), 1, 3), NEUTRAL), (0, 0, 0, 8))
+        # what the skin is darker than the mean skin, the light is brighter, channel by channel
+        light = start + raw[:, 1:] * start[:, :1].mean(2, keepdim=True)
+        return code, light * raw[:, :1].clamp(-3, 3).exp()
 
 
 class UvNet(nn.Module):

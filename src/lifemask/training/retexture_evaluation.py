@@ -60,7 +60,8 @@ def _heads(corpus: RetextureCorpus, kind: str, limit: int, size: int) -> Iterato
                 return
             count = min(cache.lights, left)
             left -= count
-            yield join_rows([read_face(cache, head, k, size).batch(noise) for k in range(count)])
+            faces = [read_face(cache, head, k, size) for k in range(count)]
+            yield join_rows([face.batch(noise) for face in faces])
 
 
 def head_metrics(said: RetextureOutput, batch: RetextureBatch, inside: Tensor) -> dict[str, float]:
