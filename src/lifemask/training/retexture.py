@@ -186,6 +186,7 @@ SWITCHES = (
     _part("visibility as input", "net.input.visibility=false"),
     _part("unlit photo as input", "net.input.unlit=false"),
     _part("start from the unlit photo", "net.residual=false"),
+    _part("start from a solved light", "net.light_start=learned"),
     _part("skips", "net.skips=false"),
     _part("truth of renders", "loss.supervise=false"),
 )  # fmt: skip

@@ -66,8 +66,8 @@ class RetextureRecipe:
 
 def smoke(family: Family = "open") -> RetextureRecipe:
     """A few seconds on one core: proves that everything runs."""
-    net = RetextureConfig(size=32, base=8, blocks=1, look=8, prior="constant")
-    loss = RetextureLossConfig(gan_from=1, critic_width=8)
+    net = RetextureConfig(size=32, base=16, blocks=1, look=16, prior="constant")
+    loss = RetextureLossConfig(gan_from=1, critic_width=16)
     recipe = RetextureRecipe("smoke", family, net, _optim(5, 2, warmup=2, ema=0.9), loss)
     return replace(recipe, stage_b=0.6, perceptual="none", evaluate_every=5, save_every=5)
 
@@ -93,7 +93,7 @@ def paper(family: Family = "open") -> RetextureRecipe:
     """
     recipe = gpu(family)
     net = RetextureConfig(
-        256, 64, 6, 48, light_step=1, skips=False, residual=False,
+        256, 64, 6, 48, light_step=1, skips=False, residual=False, light_start="learned",
         input=replace(recipe.net.input, unlit=False),
     )  # fmt: skip
     steps = 10 * 200_000 // 64
