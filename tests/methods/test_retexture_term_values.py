@@ -126,11 +126,14 @@ def test_chroma_by_hand():
 
 def test_light_terms_by_hand():
     detail = torch.zeros(1, 27, 2, 2)
-    assert all(float(f(detail)) == 0 for f in (terms.white_term, terms.variation_term))
+    one = torch.ones(1)
+    assert float(terms.white_term(detail, one)) == 0
+    assert float(terms.variation_term(detail)) == 0
     detail[:, 0] = 3.0  # red's first
-    assert float(terms.white_term(detail)) == pytest.approx((2 + 1 + 1) / 27)
+    assert float(terms.white_term(detail, one)) == pytest.approx((2 + 1 + 1) / 27)
+    assert float(terms.white_term(detail, 0 * one)) == 0
     detail[:, 9], detail[:, 18] = 3.0, 3.0
-    assert float(terms.white_term(detail)) == 0
+    assert float(terms.white_term(detail, one)) == 0
     assert float(terms.light_term(detail, 0 * detail)) == pytest.approx(9 / 27)
     assert float(terms.variation_term(detail)) == 0
     detail[:, 5, 0, 1] = 1.0

@@ -331,11 +331,14 @@ def test_white_light_is_less_saturated(batch, inside):
     tint = torch.tensor([1.4, 1.0, 0.6]).repeat_interleave(9)[None, :, None, None]
     start = spread * tint
     free = start.clone().requires_grad_()
-    mended(loss_of(only(white=1.0)), batch, lambda: answer(batch, detail=free), [free], 100, 0.02)
+    wild = unknown(batch)
+    mended(loss_of(only(white=1.0)), wild, lambda: answer(batch, detail=free), [free], 100, 0.02)
     before, after = (saturation(shading_of(batch, d))[:, inside].mean() for d in (start, free))
     assert before > 0.4 and after < 0.3 * before
     gain = shading_of(batch, free).mean((1, 2, 3)) / shading_of(batch, start).mean((1, 2, 3))
     assert (gain - 1).abs().max() < 0.1, "it takes colour, not light"
+    known = loss_of(only(white=1.0))(answer(batch, detail=start), batch, 0)[0]
+    assert float(known) == 0, "a light that is known may have its colour"
 
 
 def test_each_texels_light_comes_to_the_one_light(batch, inside):
@@ -450,7 +453,8 @@ def test_the_truth_costs_nothing(batch):
     for name, value in parts.items():
         assert float(value) < 0.005, name
     white = faces(COUNT, light=torch.eye(9)[:1, :, None] * NEUTRAL * torch.ones(3))
-    assert float(loss_of(only(white=1.0))(answer(white), white, 0)[0]) < 1e-6
+    wild = unknown(white)
+    assert float(loss_of(only(white=1.0))(answer(white), wild, 0)[0]) < 1e-6
 
 
 def test_shading_of_the_truth_is_the_photo(batch, inside):

@@ -45,7 +45,7 @@ class RetextureLossConfig:
         symmetry: albedo near its mirror image, beyond small differences.
         chroma: albedo changes only where the photo's chromaticity does.
         reg_light: light of each texel near the photo's one light.
-        white: light near white.
+        white: light near white, where it is not known (ours: everywhere as published).
         light_tv: neighbouring texels' light alike.
         uv_gan: the albedo fools a critic that knows the prior's maps and true albedo.
         img_gan: the render on the photo fools a critic that knows photos.
@@ -207,9 +207,10 @@ class RetextureLoss(nn.Module):
         """Terms on the light."""
         config = self.config
         spread = spread_light(said.light, said.detail)
+        known = batch.lit if config.supervise else torch.zeros_like(batch.lit)
         parts = {
             "reg_light": terms.light_term(said.detail, spread),
-            "white": terms.white_term(said.detail),
+            "white": terms.white_term(said.detail, 1 - known),
             "light_tv": terms.variation_term(said.detail),
         }
         if config.light_sup and config.supervise:

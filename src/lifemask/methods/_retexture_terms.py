@@ -115,10 +115,16 @@ def light_term(detail: Float[Tensor, "b 27 n n"], spread: Float[Tensor, "b 27 n 
     return (detail - spread).abs().mean()
 
 
-def white_term(detail: Float[Tensor, "b 27 n n"]) -> Tensor:
-    """L1 between each channel's light and the mean of the three."""
+def white_term(detail: Float[Tensor, "b 27 n n"], weight: Float[Tensor, "b"]) -> Tensor:
+    """L1 between each channel's light and the mean of the three, mean over all faces.
+
+    Args:
+        detail: lights.
+        weight: of each face.
+    """
     channels = detail.unflatten(1, (3, 9))
-    return (channels - channels.mean(1, keepdim=True)).abs().mean()
+    each = (channels - channels.mean(1, keepdim=True)).abs().flatten(1).mean(1)
+    return (each * weight).mean()
 
 
 def variation_term(detail: Float[Tensor, "b 27 n n"]) -> Tensor:
