@@ -44,7 +44,8 @@ class RetextureLossConfig:
         detail_sigma: what is finer is free, in texels of a map of 128.
         symmetry: albedo near its mirror image, beyond small differences.
         chroma: albedo changes only where the photo's chromaticity does.
-        reg_light: light of each texel near the photo's one light.
+        reg_light: light of each texel near the photo's one light; 1 published, which with means
+            over texels and coefficients holds it there exactly.
         white: light near white, where it is not known (ours: everywhere as published).
         light_tv: neighbouring texels' light alike.
         uv_gan: the albedo fools a critic that knows the prior's maps and true albedo.
@@ -67,7 +68,7 @@ class RetextureLossConfig:
     detail_sigma: float = 8.0
     symmetry: float = 0.1
     chroma: float = 0.1
-    reg_light: float = 1.0
+    reg_light: float = 0.2
     white: float = 1.0
     light_tv: float = 0.1
     uv_gan: float = 1e-3

@@ -101,7 +101,7 @@ def paper(family: Family = "open") -> RetextureRecipe:
         steps, 64, peak_rate=1e-4, final_fraction=1.0, weight_decay=0.0, warmup=1000, ema=0.999,
         clip=1.0, betas=(0.5, 0.999),
     )  # fmt: skip
-    loss = RetextureLossConfig(gan_from=steps // 5, critic_width=64)
+    loss = RetextureLossConfig(gan_from=steps // 5, critic_width=64, reg_light=1.0)
     return replace(
         recipe, name="paper", net=net, optim=optim, loss=loss, device="auto", processes=8
     )
