@@ -20,6 +20,7 @@ from lifemask.faces.parsing import Regions
 from lifemask.graphics.camera import project, screen_depth
 from lifemask.graphics.rasterize import barycentric_at_pixels, interpolate, rasterize
 from lifemask.graphics.uv import UvAtlas, create_uv_atlas, mirror_texels, unwrap
+from lifemask.methods._texture_prior import AlbedoPrior, load_albedo_prior
 from lifemask.methods._texture_regions import clear_share
 from lifemask.types import Camera
 
@@ -39,6 +40,7 @@ class TextureChart:
         vertex_uv: (v, 2) map coordinates of the vertices in [0, 1], v up; NaN outside the map.
         in_map: (f,) faces of the model that lie in the map.
         scalp: (t,) where the head wears hair, in [0, 1].
+        prior: the mean skin at the texels; None where the committed one does not fit the model.
         mirrored: (t, 2) map coordinates of each texel's mirror image.
     """
 
@@ -49,6 +51,7 @@ class TextureChart:
     vertex_uv: Float[Tensor, "v 2"]
     in_map: Bool[Tensor, "f"]
     scalp: Float[Tensor, "t"]
+    prior: AlbedoPrior | None
     mirrored: Float[Tensor, "t 2"]
 
     @property
@@ -94,8 +97,6 @@ def create_texture_chart(model: FaceModel, size: int) -> TextureChart:
     Raises:
         ValueError: the model has no texture coordinates.
     """
-    from lifemask.methods._texture_prior import load_albedo_prior
-
     topology = model.topology
     if topology.uvs is None or not len(topology.uvs):
         raise ValueError(f"{model.name} has no texture coordinates")
@@ -112,11 +113,10 @@ def create_texture_chart(model: FaceModel, size: int) -> TextureChart:
     inside = inside.view(size, size)
     corners = topology.uvs[topology.faces_uv[atlas.face_ids.long()].long()]
     model_uv = (corners * atlas.barycentric[..., None]).sum(1)
-    scalp = torch.zeros(len(atlas))
-    if model.name == "lifemask":
-        scalp = load_albedo_prior(model_uv).scalp
+    prior = load_albedo_prior(model_uv) if model.name == "lifemask" else None
+    scalp = torch.zeros(len(atlas)) if prior is None else prior.scalp
     return TextureChart(
-        atlas, inside, _nearest(inside), model_uv, vertex_uv, in_map, scalp,
+        atlas, inside, _nearest(inside), model_uv, vertex_uv, in_map, scalp, prior,
         mirror_texels(atlas, topology.mirror),
     )  # fmt: skip
 

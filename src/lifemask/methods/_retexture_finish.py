@@ -31,12 +31,21 @@ from lifemask.methods._texture_complete import texel_transfer as shadowed_transf
 from lifemask.methods._texture_layout import TextureLayout
 from lifemask.methods._texture_light import LightEstimate
 from lifemask.methods._texture_parts import part_textures
+from lifemask.methods._texture_prior import AlbedoPrior
 from lifemask.types import Appearance, Geometry, Lighting
 
 _MIN_SHADE = 0.15
 """Share of the mean shading below which nothing is divided out: there is only noise."""
 _MAX_DETAIL = 0.35
 """Largest change (log units) by detail that the map is too coarse for."""
+_BAND = 2 / 128
+"""Standard deviation (share of the map's side) of the blur below which albedo is low band."""
+_MIRROR = 0.7
+"""Share of the low band that a hidden texel takes from its visible mirror image."""
+_PLAIN = 0.5
+"""Share of the low band that a hidden texel takes from the mean skin in the visible skin's tone."""
+_LIFT = 1.15
+"""Strength of the fine band of hidden texels: sampling the map for the texture softens it."""
 _RIM = 0.02, 0.10
 """From and up to which distance to the map's rim (shares of its side) the map counts."""
 
@@ -87,7 +96,8 @@ def dressed(
     """
     place = _MapPlace.create(chart, layout)
     lighting = Lighting(said.light[0])
-    albedo = place.sample(_inside(said.albedo[0], chart))
+    shown = softened(seen.visible)[0, 0]
+    albedo = place.sample(_inside(with_hidden(said.albedo[0], shown, chart), chart))
     shade, flat_shade = _shadings(place, said, texels, geometry, layout)
     own = _divided(texels.colors, shade)
     beyond = _divided(texels.colors, flat_shade)
@@ -157,6 +167,73 @@ def _rim_distance(chart: TextureChart) -> Float[Tensor, "n n"]:
     return torch.from_numpy(distance).float()
 
 
+def with_hidden(
+    albedo: Float[Tensor, "3 n n"], shown: Float[Tensor, "n n"], chart: TextureChart
+) -> Float[Tensor, "3 n n"]:
+    """The map, its hidden texels brought to what the photo shows of the face's other side.
+
+    A network says of hidden skin what is likely, and so less than there is. Where the mirror image
+    is seen, its fine band takes the place of the hidden texel's and most of its low band too;
+    where neither side is seen, grain as strong as that of the visible skin is added. Half of what
+    is then left of the low band gives way to the mean skin in the visible skin's tone: two guesses
+    are better than either.
+
+    Args:
+        albedo: linear.
+        shown: how far the photo shows each texel, in [0, 1].
+        chart: the map.
+    """
+    mask = chart.inside.to(albedo)
+    log = albedo.clamp(min=2e-3).log()
+    low = _blurred(log, mask)
+    fine = (log - low) * mask
+    hidden = 1 - shown
+    borrowed = _blurred(shown.flip(-1)[None] * mask, mask)[0] * hidden
+    both = hidden - borrowed
+    seen = shown * mask
+    level = ((fine.mean(0) ** 2 * seen).sum() / seen.sum().clamp(min=1)).sqrt().clamp(max=0.06)
+    generator = torch.Generator().manual_seed(chart.size)
+    grain = torch.randn(1, *mask.shape, generator=generator) * level
+    low = low + _MIRROR * borrowed * (low.flip(-1) - low)
+    if chart.prior is not None:
+        plain = _blurred(_plain(log, seen, chart.prior, chart), mask)
+        low = low + _PLAIN * hidden * (plain - low)
+    other = borrowed * (fine.flip(-1) - fine) + both * grain
+    fine = fine + other * _LIFT + hidden * (_LIFT - 1) * fine
+    return (low + fine).exp().clamp(0, 1)
+
+
+def _plain(log: Tensor, seen: Tensor, prior: AlbedoPrior, chart: TextureChart) -> Tensor:
+    """Log albedo (3, n, n) of the mean skin in the tone of the visible skin."""
+    rows = chart.gather(log)[chart.gather(seen[None])[:, 0] > 0.5]
+    if len(rows) < 50:
+        return log
+    shown = chart.gather(seen[None])[:, 0] > 0.5
+    tone = _matched_tone(rows, prior.mean[shown], prior.slope[shown])
+    return chart.spread(prior.log_albedo(tone))
+
+
+def _matched_tone(log: Tensor, mean: Tensor, slope: Tensor) -> Float[Tensor, "3"]:
+    """The log tone (3,) in which the mean skin is nearest to these texels (k, 3)."""
+    tone = (log - mean).median(0).values
+    for _ in range(4):
+        tone = (log - mean - slope * luminance(tone[None])).median(0).values
+    return tone
+
+
+def _blurred(maps: Float[Tensor, "c n n"], mask: Float[Tensor, "n n"]) -> Float[Tensor, "c n n"]:
+    """Gaussian blur that knows only texels of the mask."""
+    sigma = _BAND * mask.shape[-1]
+    reach = max(1, round(3 * sigma))
+    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    line = (line / line.sum()).to(maps)
+    stacked = torch.cat((maps * mask, mask[None]))[:, None]
+    for kernel in (line.view(1, 1, 1, -1), line.view(1, 1, -1, 1)):
+        padding = (kernel.shape[2] // 2, kernel.shape[3] // 2)
+        stacked = torch.nn.functional.conv2d(stacked, kernel, padding=padding)
+    return stacked[:-1, 0] / stacked[-1:, 0].clamp(min=1e-4)
+
+
 def _inside(maps: Float[Tensor, "c n n"], chart: TextureChart) -> Float[Tensor, "c n n"]:
     """The map, what lies outside the face replaced by the nearest texel of it."""
     return chart.spread(chart.gather(maps))
@@ -196,8 +273,4 @@ def _tone(albedo: Tensor, weight: Tensor, layout: TextureLayout) -> Float[Tensor
     """The log tone whose bare skin is nearest to the albedo on the face's bare skin."""
     core = (layout.texel_core > 0.7) & (weight > 0.9)
     log = albedo[core].clamp(min=2e-3).log()
-    mean, slope = layout.prior.mean[core], layout.prior.slope[core]
-    tone = (log - mean).median(0).values
-    for _ in range(4):
-        tone = (log - mean - slope * luminance(tone[None])).median(0).values
-    return tone
+    return _matched_tone(log, layout.prior.mean[core], layout.prior.slope[core])
