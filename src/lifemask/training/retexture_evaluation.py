@@ -77,7 +77,7 @@ def head_metrics(said: RetextureOutput, batch: RetextureBatch, inside: Tensor) -
         "albedo": _rmse(scaled, true, known),
         "albedo_seen": _rmse(scaled, true, shown),
         "albedo_hidden": _rmse(scaled, true, known & ~shown),
-        "hue": _rmse(*hue, known),
+        "hue": _rmse(hue[0], hue[1], known),
         "albedo_no_gain": _rmse(guess, true, known),
         "prior": _rmse(said.prior * _gains(said.prior, true, known), true, known),
     }
