@@ -321,7 +321,7 @@ def test_six_faces_are_learned_by_heart():
     net = create_net()
     with torch.no_grad():
         before = net.eval()(batch.seen)
-    after = fitted(net, batch, config, 140)
+    after = fitted(net, batch, config, 200, 2e-3)
     mean = before._replace(albedo=batch.albedo.mean(0, keepdim=True).expand(6, -1, -1, -1))
     assert albedo_error(after, batch) < 0.35 * albedo_error(mean, batch)
     assert albedo_error(after, batch, visible == 0) < 0.5 * albedo_error(mean, batch, visible == 0)

@@ -210,7 +210,7 @@ def test_what_faces_the_camera_is_what_a_depth_buffer_shows():
     behind = nearest[torch.arange(count)[:, None], v, u] - points[..., 2]
     shown = behind / (0.7 * size / 2) * 100 < 4.0  # mm
     faces = facing(labels.rotation, map18_normals(model, "ibug68-3d-bfm"))
-    assert (faces == shown).float().mean() > 0.92
+    assert (faces == shown).float().mean() > 0.91
     assert (shown & ~faces).float().mean() < 0.03
     per_point = (faces == shown).float().mean(0)
     assert per_point.min() > 0.7, per_point
