@@ -209,8 +209,13 @@ def test_what_faces_the_camera_is_what_a_depth_buffer_shows():
     u, v = points[..., 0].round().long(), points[..., 1].round().long()
     behind = nearest[torch.arange(count)[:, None], v, u] - points[..., 2]
     shown = behind / (0.7 * size / 2) * 100 < 4.0  # mm
-    faces = facing(labels.rotation, map18_normals(model, "ibug68-3d-bfm"))
-    assert (faces == shown).float().mean() > 0.91
+    normals = map18_normals(model, "ibug68-3d-bfm")
+    faces = facing(labels.rotation, normals)
+    # seen from the side, points of the middle line lie exactly between facing and not
+    tied = (labels.rotation[:, 2] @ normals.T).abs() < 1e-6
+    assert tied.float().mean() < 0.03
+    faces = torch.where(tied, shown, faces)
+    assert (faces == shown).float().mean() > 0.92
     assert (shown & ~faces).float().mean() < 0.03
     per_point = (faces == shown).float().mean(0)
     assert per_point.min() > 0.7, per_point
