@@ -4,7 +4,8 @@
         --json benchmarks/results/retexture-open.json [--photos 30] [--identity 30]
 
 Baselines always run along: "photo" (the photo's colours as albedo), "prior" (the mean skin in the
-photo's tone); "truth" is what a perfect albedo would score. Heads are rendered from people and
+photo's tone), and for retexture-X its own prior's albedo, prior-X; "truth" is what a perfect albedo
+would score. Heads are rendered from people and
 skins of a held-out seed with true geometry; 910000000 is for development, others for tests.
 `--photos` scores AFLW2000-dev photos and `--identity` YouTube Faces with the pipeline's geometry;
 the recogniser needs `pip install dlib_bin face_recognition_models`. Definitions:
@@ -38,7 +39,14 @@ from provenance import provenance
 
 BASELINES = ("photo", "prior")
 COMPARED = ("rmse", "rmse_visible", "rmse_hidden", "hue_deg", "relight_psnr_db")
+OWN_PRIOR = "retexture-", "prior-"
 log = logging.getLogger("retexture")
+
+
+def baselines(method: str) -> tuple[str, ...]:
+    """Methods that one is compared with."""
+    own = method.replace(*OWN_PRIOR)
+    return BASELINES if own == method else (*BASELINES, own)
 
 
 def targets(result: dict[str, Any], method: str) -> list[dict[str, Any]]:
@@ -56,8 +64,11 @@ def targets(result: dict[str, Any], method: str) -> list[dict[str, Any]]:
     endless, below = float("inf"), -1e-9
     return [
         row("A / T < 0.5", own["spread_ratio"], 0, 0.5),
-        row("hidden rmse - prior's < 0", gap("prior", "rmse_hidden"), -endless, below),
-        row("hidden rmse - mirrored photo's < 0", gap("photo", "rmse_hidden"), -endless, below),
+        *(
+            row(f"{part} rmse - {baseline}'s < 0", gap(baseline, f"rmse_{part}"), -endless, below)
+            for part in ("visible", "hidden")
+            for baseline in baselines(method)
+        ),
         row("relight - photo's >= 2 dB", gap("photo", "relight_psnr_db"), 2, endless),
         row("high-pass hidden / visible 0.5-2", own["high_pass_ratio"], 0.5, 2),
     ]
@@ -70,7 +81,7 @@ def heads(options: argparse.Namespace, answers: dict[str, Answer]) -> dict[str, 
     result["differences"] = {
         f"{method} - {baseline}": {n: difference(result, method, baseline, n) for n in COMPARED}
         for method in options.method
-        for baseline in BASELINES
+        for baseline in baselines(method)
     }
     return result | {"targets": {method: targets(result, method) for method in options.method}}
 
@@ -94,7 +105,7 @@ def _logged(cases: Iterator[FaceCase]) -> Iterator[FaceCase]:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that was asked for."""
     model = load_face_model("lifemask")
-    names = dict.fromkeys((*BASELINES, *options.method))
+    names = dict.fromkeys((*BASELINES, *(b for m in options.method for b in (*baselines(m), m))))
     answers = {name: answers_of(create_dresser(name, model)) for name in names}
     out: dict[str, Any] = {"benchmark": "retexture", "weights": options.weights}
     out |= {"seed": options.seed, "lights": options.lights, "chart_px": CHART_PX}

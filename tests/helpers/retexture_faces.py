@@ -31,7 +31,8 @@ SIZE = 32
 SMALL = RetextureConfig(size=SIZE, base=8, blocks=1, look=8, prior="constant")
 TERMS = (
     "photo", "perceptual", "style", "grad", "reg_detail", "symmetry", "chroma", "reg_light",
-    "white", "light_tv", "uv_gan", "img_gan", "albedo_sup", "prior_sup", "light_sup", "code",
+    "white", "light_tv", "uv_gan", "img_gan", "albedo_sup", "prior_sup", "light_sup", "detail_sup",
+    "code",
 )  # fmt: skip
 TONE = (0.5, 0.32, 0.24)
 """Linear albedo of the prior's mean skin."""

@@ -25,7 +25,7 @@ from lifemask.nn.landmark_net import LandmarkNet, LandmarkNetConfig
 
 COUNT, N = 4, toy.SIZE
 ADVERSARIES = {"uv_gan", "uv_critic", "img_gan", "img_critic"}
-LEARNED = {"albedo_sup", "prior_sup", "light_sup"}
+LEARNED = {"albedo_sup", "prior_sup", "light_sup", "detail_sup"}
 CONFIG = replace(RetextureLossConfig(), gan_from=5, critic_width=8, uv_gan=0.1, img_gan=0.1)
 
 
@@ -69,7 +69,7 @@ def told(config, said, batch, step=9, embed=None):
 
 def test_every_weight_of_the_settings_is_a_term():
     weights = {f.name for f in fields(RetextureLossConfig) if f.type in ("float", float)}
-    assert weights - {"detail_sigma", "level"} == set(TERMS)
+    assert weights - {"photo_flat", "detail_sigma", "level"} == set(TERMS)
 
 
 def test_the_total_is_the_sum_of_its_parts(said, batch):
@@ -138,11 +138,11 @@ def test_supervision_can_be_switched_off(said, batch):
 
 
 def test_the_level_is_the_weight_of_one_gain_a_picture(said, batch):
-    """Without it the three terms know a picture's albedo and light up to a gain."""
+    """Without it the terms of the truth know a picture's albedo and light up to a gain."""
     gain = torch.tensor([0.5, 0.8, 1.0, 1.0])[:, None, None]
     scaled = said._replace(
         albedo=said.albedo * gain[..., None], prior=said.prior * gain[..., None],
-        light=said.light * gain,
+        light=said.light * gain, detail=said.detail * gain[..., None],
     )  # fmt: skip
     for term in LEARNED:
         free = [float(told(only(**{term: 1.0}, level=0.0), x, batch)[0]) for x in (said, scaled)]
@@ -157,8 +157,9 @@ def test_known_rows_alone_are_supervised(said, batch):
         albedo=torch.cat((said.albedo[:2], 0.5 * said.albedo[2:])),
         light=torch.cat((said.light[:2], 2 * said.light[2:])),
         prior=torch.cat((said.prior[:2], 0.5 * said.prior[2:])),
+        detail=torch.cat((said.detail[:2], 2 * said.detail[2:])),
     )
-    config = only(albedo_sup=1.0, prior_sup=1.0, light_sup=1.0)
+    config = only(**dict.fromkeys(LEARNED, 1.0))
     first, second = (told(config, x, batch)[1] for x in (said, changed))
     for name in LEARNED:
         torch.testing.assert_close(first[name], second[name])

@@ -28,7 +28,7 @@ from lifemask.methods._retexture_light import (
     lit,
     texel_transfer,
 )
-from lifemask.methods._retexture_net import filled, softened
+from lifemask.methods._retexture_net import filled, softened, well_lit
 from lifemask.methods.retexture import (
     RetextureConfig,
     RetextureInputs,
@@ -48,8 +48,10 @@ SWITCHES = [
     {"light_step": 16},
     {"light_start": "learned"},
     {"skips": False},
-    {"residual": False},
-    {"skips": False, "residual": False, "light_step": 1},
+    {"start": "none"},
+    {"start": "global"},
+    {"doubt": False},
+    {"skips": False, "start": "none", "light_step": 1},
     {"sh": "deep3d"},
     {"input": RetextureInputs(prior=False)},
     {"input": RetextureInputs(visibility=False)},
@@ -156,15 +158,15 @@ def test_settings_survive_a_card():
 def test_the_published_sizes():
     """Layers of the refinement as published: 6 inputs, 64 to 512 channels, six blocks."""
     config = RetextureConfig(
-        256, 64, 6, 48, light_step=1, skips=False, residual=False,
-        input=RetextureInputs(unlit=False, visibility=False),
+        256, 64, 6, 48, light_step=1, skips=False, start="none", doubt=False,
+        input=RetextureInputs(unlit=False, visibility=False, normals=False),
     )  # fmt: skip
     net = toy.RetextureNet(config, toy.tone_prior(32), ball(256)[1]).refine
     assert net.first[0].in_channels == 6
     assert [d[0].out_channels for d in net.down] == [64, 128, 256, 512]
     assert len(net.blocks) == 6 and all(d[0].kernel_size == (4, 4) for d in net.down)
     assert [u.grow.out_channels for u in net.up] == [256, 128, 64, 64]
-    ours = RetextureInputs(unlit=False)
+    ours = RetextureInputs(unlit=False, normals=False)
     assert RETEXTURE["paper"]("open").net == replace(config, input=ours, light_start="learned")
 
 
@@ -184,6 +186,27 @@ def test_the_start_is_the_unlit_photo_and_the_prior():
     assert sure.float().mean() > 0.15
     torch.testing.assert_close(said.albedo[sure], batch.albedo[sure], atol=0.02, rtol=0)
     torch.testing.assert_close(said.albedo[hidden], said.prior[hidden], atol=1e-3, rtol=0)
+
+
+def test_what_is_too_dark_or_overexposed_starts_from_the_prior():
+    """A shadow that swallows a spot, and a glare; everything else starts from the photo."""
+    light = torch.eye(9)[:1, :, None] * toy.NEUTRAL * torch.ones(2, 1, 3)
+    batch = faces(2, light=light)
+    dark, glare = spot(0.4, 0.0, 0.15) > 0.5, spot(-0.4, 0.0, 0.15) > 0.5
+    texture = torch.where(glare, 1.0, batch.seen.texture)
+    seen = batch.seen._replace(texture=texture)
+    shading = torch.where(dark, 0.05, 1.0).expand(2, 3, -1, -1)
+    told = well_lit(seen.texture, shading, seen.visible)[:, 0]
+    inside = ball()[1]
+    assert float(told[:, dark | glare].max()) < 0.01
+    assert float(told[:, inside & ~dark & ~glare].min()) > 0.99
+    starts = []
+    for doubt in (True, False):
+        with torch.no_grad():
+            starts.append(create_net(light_start="learned", doubt=doubt).eval()(seen))
+    core = (glare & inside).expand(2, 3, -1, -1)
+    torch.testing.assert_close(starts[0].albedo[core], starts[0].prior[core], atol=0.02, rtol=0)
+    assert float((starts[1].albedo - starts[1].prior)[core].abs().mean()) > 0.1
 
 
 def test_a_solved_light_is_the_true_one_under_the_priors_mean_skin():
@@ -346,10 +369,10 @@ def test_light_of_each_texel_that_nothing_holds_explains_the_photo_and_albedo_st
     mark = 1 - 0.6 * spot(-0.35, 0.0, 0.25)
     light = torch.eye(9)[:1, :, None] * toy.NEUTRAL * torch.ones(1, 1, 3)
     batch = toy.unknown(faces(1, albedo=flat * mark, light=light, shadow=shadow))
-    weights = {"photo": 1.0, "reg_detail": 1.0, "detail_sigma": 8.0, "code": 1.0}
+    weights = {"photo": 1.0, "photo_flat": 1.0, "reg_detail": 1.0, "code": 1.0}
 
     def after(reg_light):
-        net = create_net(residual=False, light_step=2, light_start="learned")
+        net = create_net(start="none", skips=False, light_step=2, light_start="learned")
         return fitted(net, batch, only(**weights, reg_light=reg_light), 120)
 
     held, free = after(5.0), after(0.0)

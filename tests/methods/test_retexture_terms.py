@@ -91,8 +91,9 @@ def test_photo_brings_each_of_its_three_renders_to_the_photo(batch, inside, part
     start = getattr(true, part) * 1.3
     free = start.clone().requires_grad_()
     rate = {"prior": 0.01}.get(part, 0.05)
+    photo = unknown(batch)  # where the truth is known, the render under the one light has no say
     mended(
-        loss_of(only(photo=1.0)), batch, lambda: true._replace(**{part: free}), [free], rate=rate
+        loss_of(only(photo=1.0)), photo, lambda: true._replace(**{part: free}), [free], rate=rate
     )
     transfer = texel_transfer(batch.seen.normals)
 
@@ -106,6 +107,40 @@ def test_photo_brings_each_of_its_three_renders_to_the_photo(batch, inside, part
         rmse(seen(x), seen(getattr(true, part)), inside) for x in (start, free.detach())
     )
     assert after < 0.25 * before, (before, after)
+
+
+@pytest.mark.parametrize(("share", "known"), [(0.25, True), (1.0, False), (0.0, False)])
+def test_the_render_under_one_light_puts_shadows_into_the_albedo(inside, share, known):
+    """With its published weight; not where the truth is known, and not without it."""
+    shadow = 1 - 0.5 * spot(0.3, 0.1, 0.2)
+    batch = faces(COUNT, seed=3, shadow=shadow)
+    shades = spread_light(batch.light, shadow[None, None]) * shadow
+    true = answer(batch)._replace(detail=shades)
+    free = true.albedo.clamp(0.02, 0.95).logit().requires_grad_()
+    loss = loss_of(only(photo=1.0, photo_flat=share))
+    mended(loss, batch if known else unknown(batch),
+           lambda: true._replace(albedo=free.sigmoid()), [free])  # fmt: skip
+    dark = inside & (shadow < 0.7)
+    change = (free.sigmoid().detach() / true.albedo).log()[:, :, dark].mean()
+    assert -float(change) > 0.1 if share == 1 else abs(float(change)) < 0.02
+
+
+def test_shading_of_renders_brings_shadows_into_the_light(inside):
+    """What one light cannot make, up to one gain; the albedo and the one light learn nothing."""
+    shadow = 1 - 0.5 * spot(0.3, 0.1, 0.2)
+    batch = faces(COUNT, seed=3, shadow=shadow)
+    true = answer(batch, places=16)
+    free, other = true.detail.clone().requires_grad_(), batch.light.clone().requires_grad_()
+    loss = loss_of(only(detail_sup=1.0))
+    mended(loss, batch, lambda: true._replace(detail=free, light=other), [free, other], 100, 0.05)
+    transfer = texel_transfer(batch.seen.normals)
+    wanted = (global_shading(transfer, batch.light) * shadow).clamp(min=0.1).log()
+
+    def gap(detail):
+        return rmse(detail_shading(transfer, detail.detach()).clamp(min=0.1).log(), wanted, inside)
+
+    assert gap(free) < 0.35 * gap(true.detail), (gap(true.detail), gap(free))
+    assert torch.equal(other.detach(), batch.light)
 
 
 def test_photo_is_blind_outside_the_mask(batch):

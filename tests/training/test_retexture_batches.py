@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import fields
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from helpers.retexture_cache import HELD, SIZE, as_photo, render_records, store
 from lifemask.assets import UserError
 from lifemask.graphics.lighting import shading, srgb_to_linear
 from lifemask.methods._retexture_chart import OUTSIDE, sample_map
+from lifemask.training import retexture_batches
 from lifemask.training._retexture_cache import open_cache
 from lifemask.training.retexture_batches import (
     Face,
@@ -116,7 +118,8 @@ def test_texture_lies_where_the_picture_is_seen(face):
     assert float((seen[:, :3] - batch.photo).abs()[sure.expand(-1, 3, -1, -1)].mean()) < 0.05
 
 
-def test_exposure_changes_light_and_picture_together(corpus):
+def test_exposure_changes_light_and_picture_together(corpus, monkeypatch):
+    monkeypatch.setattr(retexture_batches, "_CURVED", 0.0)
     clean = plain(corpus, 8)(0)
     taken = RetextureBatchMaker(corpus, 8, SIZE, mirror=False, holes=0.0)(0)
     gain = taken.light[:, 0] / clean.light[:, 0]
@@ -126,6 +129,26 @@ def test_exposure_changes_light_and_picture_together(corpus):
         use = (clean.photo[row].amax(0) < 0.7) & (clean.mask[row, 0] > 0.5)
         found = linear[row][:, use].mean(1) / expected[row][:, use].mean(1)
         torch.testing.assert_close(found, gain[row], rtol=0.2, atol=0.0)
+
+
+def test_a_tone_curve_changes_the_picture_and_no_truth(corpus, monkeypatch):
+    batches = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(retexture_batches, "_CURVED", share)
+        batches.append(RetextureBatchMaker(corpus, 8, SIZE, mirror=False, holes=0.0)(0))
+    plainly, bent = batches
+    change = (bent.photo - plainly.photo).abs().mean((1, 2, 3))
+    assert float(change.min()) > 0.003 and float(change.max()) < 0.25
+    for name in ("albedo", "light", "truth", "mask"):
+        assert torch.equal(getattr(bent, name), getattr(plainly, name))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_tone_curves_rise_from_black_to_white(seed):
+    steps = torch.linspace(0, 1, 65).expand(3, 1, 65)
+    curve = retexture_batches._curved(steps, np.random.default_rng(seed))[:, 0]
+    assert float(curve[:, 0].abs().max()) < 1e-6 and float((curve[:, -1] - 1).abs().max()) < 1e-6
+    assert (curve.diff(dim=1) > 0).all()
 
 
 def test_holes_hide_texels_and_nothing_else(corpus):

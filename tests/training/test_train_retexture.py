@@ -31,7 +31,13 @@ from lifemask.training._retexture_cache import HeadRecord
 from lifemask.training.ablate import create_plan, plan_cells
 from lifemask.training.checkpoint import averaged_weights, read_state
 from lifemask.training.recipes import Family
-from lifemask.training.retexture import TRAINABLE, create_stages, run_training, without_truth
+from lifemask.training.retexture import (
+    TRAINABLE,
+    create_stages,
+    run_training,
+    start_with,
+    with_truth_of,
+)
 from lifemask.training.retexture_batches import load_corpus
 from lifemask.training.retexture_evaluation import evaluate
 from lifemask.training.retexture_recipes import RETEXTURE, smoke
@@ -151,7 +157,7 @@ def test_a_run_ends_with_metrics_and_all_that_names_the_network(whole):
     state = read_state(whole / CHECKPOINT)
     assert (state["step"], state["licence"]) == (4, "open")
     names = ("albedo", "albedo_seen", "albedo_hidden", "albedo_no_gain", "hue", "prior",
-             "invariance", "high_pass", "photo_db")  # fmt: skip
+             "prior_seen", "prior_hidden", "invariance", "high_pass", "photo_db")  # fmt: skip
     assert set(state["metrics"]) == set(names)
     assert all(np.isfinite(state["metrics"][name]) for name in names)
     assert config_from_dict(state["recipe"]["net"]) == smoke().net
@@ -205,9 +211,14 @@ def test_starting_from_a_run(places, whole, tmp_path):
     stored = averaged_weights(whole)
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, stored[name], atol=1e-6, rtol=1e-5)
-    other = toy_recipe(1, net=replace(smoke().net, base=24))
-    with pytest.raises(UserError, match="holds another network; give the same net") as caught:
-        trained(places, tmp_path / "other", other, str(whole))
+    wider = toy_recipe(1, net=replace(smoke().net, base=24), optim=one.optim)
+    other = trained(places, tmp_path / "other", wider, str(whole)).state_dict()
+    fits = [n for n, value in stored.items() if other[n].shape == value.shape]
+    assert any(n.startswith("look.") for n in fits) and len(fits) < len(stored)
+    for name in fits:
+        torch.testing.assert_close(other[name], stored[name], atol=1e-6, rtol=1e-5)
+    with pytest.raises(UserError, match="holds another network: no part of it fits") as caught:
+        start_with(torch.nn.Linear(2, 2), stored, "there")
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="train it first"):
         trained(places, tmp_path / "none", one, str(tmp_path / "nothing"))
@@ -248,7 +259,7 @@ def test_in_stage_b_of_open_a_share_of_the_truth_is_hidden(places):
     for step in range(6):
         batch = stages(step, 0, 1)
         known = batch.truth.flatten(1).amax(1) > 0
-        assert known.tolist() == ([True] * 4 if step < 3 else [True, True, False, False])
+        assert known.tolist() == ([True] * 4 if step < 3 else [True, False] * 2)
         assert torch.equal(batch.lit > 0, known)
         hidden = ~known
         assert float(batch.albedo[hidden].abs().sum()) == 0
@@ -266,12 +277,18 @@ def test_in_stage_b_of_research_photos_come_and_renders_keep_their_truth(places)
         assert int(known) == (4 if step < 2 else 2)
 
 
-def test_a_shared_batch_of_stage_b_hides_the_same_share(places):
-    recipe = toy_recipe(2, stage_b=0.0)
-    recipe = replace(recipe, optim=replace(recipe.optim, batch=4))
+@pytest.mark.parametrize("batch", [2, 6])
+def test_processes_that_share_a_batch_of_stage_b_hide_the_same_rows(places, batch):
+    """A row a process each, too: rounded by process none or all of them would be hidden."""
+    recipe = toy_recipe(2, stage_b=0.0, wild_share=1 / 3)
+    recipe = replace(recipe, optim=replace(recipe.optim, batch=batch))
     stages = create_stages(recipe, corpora(places)[0])
-    for share in range(2):
-        assert stages(0, share, 2).lit.tolist() == [1.0, 0.0]
+    hidden = []
+    for step in range(3):
+        shared = torch.cat([stages(step, share, 2).lit for share in range(2)])
+        assert torch.equal(shared, stages(step, 0, 1).lit)
+        hidden += (1 - shared).tolist()
+    assert sum(hidden) == batch
 
 
 def test_stage_b_can_be_left_out(places):
@@ -281,12 +298,13 @@ def test_stage_b_can_be_left_out(places):
 
 def test_taking_truth_away():
     batch = toy.faces(3)
-    assert without_truth(batch, 0) is batch
-    blind = without_truth(batch, 3)
+    blind = with_truth_of(batch, torch.zeros(3))
     for name in ("albedo", "truth", "light", "lit"):
         assert float(getattr(blind, name).abs().sum()) == 0
     assert torch.equal(blind.photo, batch.photo) and blind.seen is batch.seen
-    assert without_truth(batch, 1).lit.tolist() == [1, 1, 0]
+    some = with_truth_of(batch, torch.tensor([1.0, 0.0, 1.0]))
+    assert some.lit.tolist() == [1, 0, 1]
+    assert torch.equal(some.albedo[::2], batch.albedo[::2]) and not some.truth[1].any()
 
 
 # ------------------------------------------------------------------------------- export

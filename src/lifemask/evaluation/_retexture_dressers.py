@@ -20,7 +20,7 @@ from lifemask.graphics.lighting import (
     srgb_to_linear,
 )
 from lifemask.graphics.uv import UnwrapResult, sample_uv, unwrap
-from lifemask.methods._retexture_finish import FinishConfig
+from lifemask.methods._retexture_finish import FinishConfig, on_texture
 from lifemask.methods._texture_layout import TextureLayout, texture_layout
 from lifemask.methods._texture_light import LUMINANCE, LightEstimate, estimate_light
 from lifemask.methods._texture_regions import clear_share
@@ -94,14 +94,30 @@ def retexture(weights: Literal["open", "research"], model: FaceModel) -> Dresser
     return load_retexturer(weights, model, RetexturePredictConfig(finish))
 
 
+def retexture_prior(weights: Literal["open", "research"], model: FaceModel) -> Dresser:
+    """What the network of a family says before its refinement: prior albedo and one light."""
+    network = load_retexturer(weights, model)
+
+    def dress(image: Tensor, geometry: Geometry, regions: Regions | None) -> Appearance:
+        _, said = network.explain(image, geometry, regions)
+        layout = texture_layout(model, SIZE, PART_SIZE, GUTTER_PX)
+        albedo = layout.atlas.scatter(on_texture(said.prior[0], network.chart, layout))
+        mean = network.chart.gather(said.prior[0]).mean(0)
+        return Appearance(_without_gaps(albedo, mean), Lighting(said.light[0]))
+
+    return dress
+
+
 DRESSERS: dict[str, Callable[[FaceModel], Dresser]] = {
     "photo": photo_as_albedo,
     "prior": prior_in_tone,
     "texture": first_texture,
     "retexture-open": partial(retexture, "open"),
     "retexture-research": partial(retexture, "research"),
+    "prior-open": partial(retexture_prior, "open"),
+    "prior-research": partial(retexture_prior, "research"),
 }
-"""By name; "photo" is the baseline that knows nothing of light."""
+"""By name; "photo" is the baseline that knows nothing of light, "prior" knows one skin."""
 
 
 def _seen(

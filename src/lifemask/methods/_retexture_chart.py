@@ -20,12 +20,14 @@ from lifemask.faces.parsing import Regions
 from lifemask.graphics.camera import project, screen_depth
 from lifemask.graphics.rasterize import barycentric_at_pixels, interpolate, rasterize
 from lifemask.graphics.uv import UvAtlas, create_uv_atlas, mirror_texels, unwrap
-from lifemask.methods._texture_prior import AlbedoPrior, load_albedo_prior
+from lifemask.methods._texture_prior import load_albedo_prior
 from lifemask.methods._texture_regions import clear_share
 from lifemask.types import Camera
 
 OUTSIDE = 2.0
 """Map coordinate of pixels that show nothing of the map."""
+_AROUND = 0.012
+"""Share of the parsed square by which hair, hands and cloth count as wider than the parser says."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,6 @@ class TextureChart:
         vertex_uv: (v, 2) map coordinates of the vertices in [0, 1], v up; NaN outside the map.
         in_map: (f,) faces of the model that lie in the map.
         scalp: (t,) where the head wears hair, in [0, 1].
-        prior: the mean skin at the texels; None where the committed one does not fit the model.
         mirrored: (t, 2) map coordinates of each texel's mirror image.
     """
 
@@ -51,7 +52,6 @@ class TextureChart:
     vertex_uv: Float[Tensor, "v 2"]
     in_map: Bool[Tensor, "f"]
     scalp: Float[Tensor, "t"]
-    prior: AlbedoPrior | None
     mirrored: Float[Tensor, "t 2"]
 
     @property
@@ -113,10 +113,10 @@ def create_texture_chart(model: FaceModel, size: int) -> TextureChart:
     inside = inside.view(size, size)
     corners = topology.uvs[topology.faces_uv[atlas.face_ids.long()].long()]
     model_uv = (corners * atlas.barycentric[..., None]).sum(1)
-    prior = load_albedo_prior(model_uv) if model.name == "lifemask" else None
-    scalp = torch.zeros(len(atlas)) if prior is None else prior.scalp
+    ours = model.name == "lifemask"  # the committed prior fits no other model
+    scalp = load_albedo_prior(model_uv).scalp if ours else torch.zeros(len(atlas))
     return TextureChart(
-        atlas, inside, _nearest(inside), model_uv, vertex_uv, in_map, scalp, prior,
+        atlas, inside, _nearest(inside), model_uv, vertex_uv, in_map, scalp,
         mirror_texels(atlas, topology.mirror),
     )  # fmt: skip
 
@@ -141,7 +141,7 @@ def view_chart(
     seen = unwrap(image, vertices, camera, chart.atlas)
     visible = seen.visible.float()
     if regions is not None:
-        visible = visible * clear_share(seen.points[:, :2], regions, chart.scalp)
+        visible = visible * clear_share(seen.points[:, :2], regions, chart.scalp, _AROUND)
     colors = torch.where(seen.visible[:, None], seen.colors, 0.0)
     covered = chart.atlas.scatter(torch.cat((colors, visible[:, None]), 1), gutter=False)
     placed = chart.spread(torch.cat((seen.normals, seen.points[:, :2]), 1))

@@ -13,7 +13,7 @@ from lifemask.graphics.lighting import lambert_transfer, rotate_sh, transferred
 from lifemask.graphics.uv import UnwrapResult, sample_uv
 from lifemask.methods._retexture_chart import TextureChart
 from lifemask.methods._retexture_light import detail_shading, texel_transfer, unlit
-from lifemask.methods._retexture_net import softened
+from lifemask.methods._retexture_net import softened, well_lit
 from lifemask.methods._retexture_types import RetextureInput, RetextureOutput
 from lifemask.methods._texture_complete import (
     Scalp,
@@ -31,7 +31,6 @@ from lifemask.methods._texture_complete import texel_transfer as shadowed_transf
 from lifemask.methods._texture_layout import TextureLayout
 from lifemask.methods._texture_light import LightEstimate
 from lifemask.methods._texture_parts import part_textures
-from lifemask.methods._texture_prior import AlbedoPrior
 from lifemask.types import Appearance, Geometry, Lighting
 
 _MIN_SHADE = 0.15
@@ -40,10 +39,8 @@ _MAX_DETAIL = 0.35
 """Largest change (log units) by detail that the map is too coarse for."""
 _BAND = 2 / 128
 """Standard deviation (share of the map's side) of the blur below which albedo is low band."""
-_MIRROR = 0.7
+_MIRROR = 0.35
 """Share of the low band that a hidden texel takes from its visible mirror image."""
-_PLAIN = 0.5
-"""Share of the low band that a hidden texel takes from the mean skin in the visible skin's tone."""
 _LIFT = 1.15
 """Strength of the fine band of hidden texels: sampling the map for the texture softens it."""
 _RIM = 0.02, 0.10
@@ -96,32 +93,37 @@ def dressed(
     """
     place = _MapPlace.create(chart, layout)
     lighting = Lighting(said.light[0])
-    shown = softened(seen.visible)[0, 0]
+    fine_shade = detail_shading(texel_transfer(seen.normals), said.detail)
+    shown = (softened(seen.visible) * well_lit(seen.texture, fine_shade, seen.visible))[0, 0]
     albedo = place.sample(_inside(with_hidden(said.albedo[0], shown, chart), chart))
     shade, flat_shade = _shadings(place, said, texels, geometry, layout)
     own = _divided(texels.colors, shade)
     beyond = _divided(texels.colors, flat_shade)
-    detail, share = _detail(own, seen, said, texels, chart, place)
+    detail, share = _detail(own, seen, fine_shade, shown, texels, chart, place)
     other, other_share = mirror_image(detail[:, None].expand(-1, 3), share, layout)
     level = grain_level(own.clamp(min=2e-3).log(), share * layout.texel_core, layout)
     filled = other_share * other[:, 0] + (1 - other_share) * layout.grain * level
     fine = config.detail * (share * detail + (1 - share) * filled)
     on_map = albedo * fine[:, None].exp()
-    whole = beyond + place.weight[:, None] * (on_map - beyond)
     light = LightEstimate(
         Lighting(rotate_sh(lighting.sh, geometry.camera.rotation.float().mT)),
         _tone(albedo, place.weight, layout), float("nan"), 0,
     )  # fmt: skip
-    skin = skin_likelihood(whole, texels, layout)
+    weight = place.weight
+    skin = skin_likelihood(beyond + weight[:, None] * (on_map - beyond), texels, layout)
     beside = None
     if regions is not None:
         transfer = lambert_transfer(texels.normals)
         in_camera = LightEstimate(lighting, light.tone, float("nan"), 0)
         beside = hair_beside(linear, texels, regions, transfer, in_camera)
     hair = hair_color(beyond, texels, skin, layout, config.scalp, beside)
-    trust = trusted(beyond, texels, skin, hair, layout)
+    around = (1 - weight) * trusted(beyond, texels, skin, hair, layout)
     bald = 1 - layout.prior.scalp * (hair is not None)
-    trust = torch.maximum(trust * (1 - place.weight), place.weight * torch.maximum(bald, share))
+    trust = (weight * torch.maximum(bald, share) + around).clamp(max=1)
+    # in the map's rim the photo counts as far as it shows skin: hair beside a cheek would darken it
+    both = (weight + around).clamp(min=1e-4)
+    whole = ((weight / both)[:, None] * on_map + (around / both)[:, None] * beyond).clamp(max=0.98)
+    skin = torch.where(texels.visible, skin, weight)  # what hides is completed from the map's skin
     finished = complete(whole, trust, skin, light, hair, layout)
     return Appearance(
         albedo=assemble(finished, light, layout),
@@ -157,6 +159,13 @@ class _MapPlace:
         return sample_uv(maps, self.uv)
 
 
+def on_texture(
+    maps: Float[Tensor, "c n n"], chart: TextureChart, layout: TextureLayout
+) -> Float[Tensor, "t c"]:
+    """A map at the texture's texels; beyond the face the nearest texel of it."""
+    return _MapPlace.create(chart, layout).sample(_inside(maps, chart))
+
+
 def _rim_distance(chart: TextureChart) -> Float[Tensor, "n n"]:
     """Texels to the map's outer rim; eyes and mouth are no rim."""
     from scipy.ndimage import binary_fill_holes, distance_transform_edt
@@ -173,14 +182,12 @@ def with_hidden(
     """The map, its hidden texels brought to what the photo shows of the face's other side.
 
     A network says of hidden skin what is likely, and so less than there is. Where the mirror image
-    is seen, its fine band takes the place of the hidden texel's and most of its low band too;
-    where neither side is seen, grain as strong as that of the visible skin is added. Half of what
-    is then left of the low band gives way to the mean skin in the visible skin's tone: two guesses
-    are better than either.
+    is seen, its fine band takes the place of the hidden texel's and a share of its low band too;
+    where neither side is seen, grain as strong as that of the visible skin is added.
 
     Args:
         albedo: linear.
-        shown: how far the photo shows each texel, in [0, 1].
+        shown: how far the photo shows each texel well lit, in [0, 1].
         chart: the map.
     """
     mask = chart.inside.to(albedo)
@@ -195,22 +202,9 @@ def with_hidden(
     generator = torch.Generator().manual_seed(chart.size)
     grain = torch.randn(1, *mask.shape, generator=generator) * level
     low = low + _MIRROR * borrowed * (low.flip(-1) - low)
-    if chart.prior is not None:
-        plain = _blurred(_plain(log, seen, chart.prior, chart), mask)
-        low = low + _PLAIN * hidden * (plain - low)
     other = borrowed * (fine.flip(-1) - fine) + both * grain
     fine = fine + other * _LIFT + hidden * (_LIFT - 1) * fine
     return (low + fine).exp().clamp(0, 1)
-
-
-def _plain(log: Tensor, seen: Tensor, prior: AlbedoPrior, chart: TextureChart) -> Tensor:
-    """Log albedo (3, n, n) of the mean skin in the tone of the visible skin."""
-    rows = chart.gather(log)[chart.gather(seen[None])[:, 0] > 0.5]
-    if len(rows) < 50:
-        return log
-    shown = chart.gather(seen[None])[:, 0] > 0.5
-    tone = _matched_tone(rows, prior.mean[shown], prior.slope[shown])
-    return chart.spread(prior.log_albedo(tone))
 
 
 def _matched_tone(log: Tensor, mean: Tensor, slope: Tensor) -> Float[Tensor, "3"]:
@@ -257,15 +251,13 @@ def _divided(colors: Tensor, shade: Tensor) -> Float[Tensor, "t 3"]:
 
 
 def _detail(
-    own: Tensor, seen: RetextureInput, said: RetextureOutput, texels: UnwrapResult,
+    own: Tensor, seen: RetextureInput, shading: Tensor, shown: Tensor, texels: UnwrapResult,
     chart: TextureChart, place: _MapPlace,
 ) -> tuple[Float[Tensor, "t"], Float[Tensor, "t"]]:  # fmt: skip
     """What the photo shows that the map is too coarse for, log luminance, and its share (t,)."""
-    shading = detail_shading(texel_transfer(seen.normals), said.detail)
     coarse = unlit(seen.texture, shading, _MIN_SHADE)[0].clamp(0.002, 0.98)
     fine = luminance(own).log() - luminance(place.sample(_inside(coarse, chart))).log()
-    shown = softened(seen.visible)[0]
-    share = place.sample(shown)[:, 0] * texels.confidence * place.weight
+    share = place.sample(shown[None])[:, 0] * texels.confidence * place.weight
     return fine.clamp(-_MAX_DETAIL, _MAX_DETAIL), share
 
 

@@ -3,7 +3,8 @@
 A0 + detail light, A + one light, A + detail light -> photo
 A + detail light -> perceptual, style, grad, img_gan
 A -> reg_detail, symmetry, chroma, uv_gan, albedo_sup
-light -> reg_light, white, light_tv;   A0 and the one light -> prior_sup, light_sup, code
+light -> reg_light, white, light_tv, detail_sup
+A0 and the one light -> prior_sup, light_sup, code
 
 Formulas and weights: docs/methods/retexture.md.
 """
@@ -37,6 +38,9 @@ class RetextureLossConfig:
 
     Attributes:
         photo: distance of three renders to the photo.
+        photo_flat: share, in that term, of the render under the one light, on rows whose truth is
+            not known; 1 published, 0 on the others. What one light leaves is shadow and gloss as
+            often as albedo.
         perceptual: angle between embeddings of render and photo.
         style: distance of their channel Gram matrices.
         grad: distance of their gradients.
@@ -53,7 +57,9 @@ class RetextureLossConfig:
         albedo_sup: distance to true albedo, on renders.
         prior_sup: distance of the prior's albedo to the true one, on renders (ours).
         light_sup: distance of the one light's shading to the true one's, on renders (ours).
-        level: share, in these three, of what one gain a picture would take away.
+        detail_sup: distance of each texel's shading to that of the photo over the true albedo, on
+            what renders show (ours): shadows and gloss belong to the light.
+        level: share, in these four, of what one gain a picture would take away.
         code: mean square of the prior's code (ours): likely skins.
         gan_from: step at which the adversarial terms join.
         critic_width: channels of the critics' first layers; 64 published.
@@ -61,6 +67,7 @@ class RetextureLossConfig:
     """
 
     photo: float = 1.0
+    photo_flat: float = 0.25
     perceptual: float = 0.2
     style: float = 1.0
     grad: float = 1.0
@@ -76,6 +83,7 @@ class RetextureLossConfig:
     albedo_sup: float = 1.0
     prior_sup: float = 1.0
     light_sup: float = 1.0
+    detail_sup: float = 0.5
     level: float = 0.25
     code: float = 2e-3
     gan_from: int = 800
@@ -91,11 +99,13 @@ class Renders:
         prior_detail: prior albedo under each texel's light.
         flat: albedo under the one light.
         detail: albedo under each texel's light.
+        shading: (b, 3, n, n) linear shading of the map by each texel's light.
     """
 
     prior_detail: Tensor
     flat: Tensor
     detail: Tensor
+    shading: Tensor
 
     @property
     def all(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,7 +120,8 @@ def render_all(said: RetextureOutput, batch: RetextureBatch, sh: Sh = "lifemask"
     flat = global_shading(transfer, said.light)
     maps = [lit(said.prior, fine, sh), lit(said.albedo, flat, sh), lit(said.albedo, fine, sh)]
     pictures = sample_map(torch.cat(maps, 1), batch.places)
-    return Renders(*pictures.split(3, 1))
+    by_prior, by_one, by_each = pictures.split(3, 1)
+    return Renders(by_prior, by_one, by_each, fine)
 
 
 class RetextureLoss(nn.Module):
@@ -152,7 +163,7 @@ class RetextureLoss(nn.Module):
         renders = render_all(said, batch, self.sh)
         parts = self._pictures(renders, batch)
         parts |= self._maps(said, batch)
-        parts |= self._lights(said, batch)
+        parts |= self._lights(said, renders.shading, batch)
         weighted = {k: v * self._weight(k) for k, v in parts.items() if self._weight(k)}
         if step >= self.config.gan_from:
             weighted |= self._critics(said, renders, batch)
@@ -167,7 +178,12 @@ class RetextureLoss(nn.Module):
         config, photo, mask = self.config, batch.photo, batch.mask
         parts: dict[str, Tensor] = {}
         if config.photo:
-            costs = [terms.photo_term(r, photo, mask) for r in renders.all]
+            flat = mask * config.photo_flat * self._unknown(batch)[:, None, None, None]
+            costs = [
+                terms.photo_term(renders.prior_detail, photo, mask),
+                terms.photo_term(renders.flat, photo, flat, mask),
+                terms.photo_term(renders.detail, photo, mask),
+            ]
             parts["photo"] = torch.stack(costs).sum()
         if config.grad:
             parts["grad"] = terms.gradient_term(renders.detail, photo, mask)
@@ -179,6 +195,10 @@ class RetextureLoss(nn.Module):
             parts["perceptual"] = terms.perceptual_term(of_render.embedding, of_photo.embedding)
             parts["style"] = terms.style_term(of_render.style, of_photo.style)
         return parts
+
+    def _unknown(self, batch: RetextureBatch) -> Tensor:
+        """1 for rows (b,) whose albedo and light are not known."""
+        return 1 - batch.lit if self.config.supervise else torch.ones_like(batch.lit)
 
     def _maps(self, said: RetextureOutput, batch: RetextureBatch) -> dict[str, Tensor]:
         """Terms on the albedo's map."""
@@ -204,21 +224,26 @@ class RetextureLoss(nn.Module):
             parts["prior_sup"] = terms.supervised_term(*pair, config.level, steps=False)
         return parts
 
-    def _lights(self, said: RetextureOutput, batch: RetextureBatch) -> dict[str, Tensor]:
-        """Terms on the light."""
-        config = self.config
+    def _lights(
+        self, said: RetextureOutput, fine: Tensor, batch: RetextureBatch
+    ) -> dict[str, Tensor]:
+        """Terms on the light; `fine` is what each texel's own makes of the map."""
+        config, inside = self.config, self.get_buffer("inside")[None, None]
         spread = spread_light(said.light, said.detail)
-        known = batch.lit if config.supervise else torch.zeros_like(batch.lit)
         parts = {
             "reg_light": terms.light_term(said.detail, spread),
-            "white": terms.white_term(said.detail, 1 - known),
+            "white": terms.white_term(said.detail, self._unknown(batch)),
             "light_tv": terms.variation_term(said.detail),
         }
         if config.light_sup and config.supervise:
             transfer = texel_transfer(batch.seen.normals)
             own, true = (global_shading(transfer, g) for g in (said.light, batch.light))
-            weight = batch.lit[:, None, None, None] * self.get_buffer("inside")[None, None]
+            weight = batch.lit[:, None, None, None] * inside
             parts["light_sup"] = terms.shading_term(own, true, weight, config.level)
+        if config.detail_sup and config.supervise:
+            shown = batch.seen.visible * batch.truth * inside
+            photo = srgb_to_linear(batch.seen.texture) / batch.albedo.clamp(min=0.01)
+            parts["detail_sup"] = terms.shading_term(fine, photo, shown, config.level)
         return parts
 
     def _critics(

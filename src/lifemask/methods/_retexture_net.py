@@ -1,7 +1,8 @@
 """The networks of the re-renderable texture: a prior with one light, and its refinement.
 
 texture, visibility, normals --> [PriorNet] --> code z, light g;  z --> [prior] --> albedo A0
-texture, A0, visibility, texture / shading(g) --> [UvNet] --> albedo A, light of each texel
+texture, A0, visibility, normals, texture / shading(g) --> [UvNet] --> light of each texel
+texture / shading(light of each texel), where seen, and A0 elsewhere --> [UvNet] --> albedo A
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lifemask.graphics.lighting import linear_to_srgb, srgb_to_linear
 from lifemask.methods._retexture_light import (
     NEUTRAL,
     Sh,
+    detail_shading,
     global_shading,
     solved_light,
     spread_light,
@@ -28,6 +30,11 @@ from lifemask.methods._retexture_types import RetextureInput, RetextureOutput
 
 PriorKind = Literal["vae", "pca", "constant", "bfm"]
 Fill = Literal["noise", "mirror", "zero"]
+Start = Literal["detail", "global", "none"]
+_DARK = 0.08, 0.4
+"""Shading, in shares of the mean, up to which colours tell nothing, and from which all."""
+_BRIGHT = 0.94, 1.0
+"""Largest of a texel's coded colours from which it is doubted, and at which it tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,13 @@ class RetextureInputs:
     Attributes:
         prior: the prior's albedo.
         visibility: which texels the photo shows.
-        unlit: the colours divided by the shading of the one light (ours; unpublished).
+        normals: of the texels, camera frame (ours).
+        unlit: the colours divided by the shading of the one light (ours).
     """
 
     prior: bool = True
     visibility: bool = True
+    normals: bool = True
     unlit: bool = True
 
 
@@ -60,9 +69,12 @@ class RetextureConfig:
         input: what the refinement sees.
         light: "detail" gives each texel a light of its own, "global" all of them the one light.
         light_step: texels between two lights of their own; bilinear between them. 1 published.
-        skips: the albedo decoder sees the encoder's maps (ours); the published one does not.
-        residual: the albedo starts from the unlit photo where it is seen and from the prior
-            elsewhere, and the network changes it (ours); False predicts it from nothing.
+        skips: the decoders see the encoder's maps (ours); the published ones do not.
+        start: the albedo starts from the photo divided by each texel's light ("detail") or by the
+            one light ("global") where it is seen, and from the prior elsewhere, and the network
+            changes it (ours); "none" predicts it from nothing.
+        doubt: that start leans to the prior, too, where the photo is nearly black or overexposed
+            (ours).
         light_start: the one light corrects the "solved" one, which explains the photo best if the
             skin were the prior's mean (ours), or is "learned" from nothing, as published.
         sh: how light meets albedo: "lifemask" in linear RGB, "deep3d" in coded RGB as published.
@@ -78,7 +90,8 @@ class RetextureConfig:
     light: Literal["detail", "global"] = "detail"
     light_step: int = 4
     skips: bool = True
-    residual: bool = True
+    start: Start = "detail"
+    doubt: bool = True
     light_start: Literal["solved", "learned"] = "solved"
     sh: Sh = "lifemask"
 
@@ -100,7 +113,7 @@ class RetextureNet(nn.Module):
         solved = config.light_start == "solved"
         self.look = PriorNet(config.look, int(prior.latent), config.size, 11 if solved else 7)  # pyright: ignore[reportArgumentType]
         flags = config.input
-        inputs = 3 + 3 * flags.prior + flags.visibility + 3 * flags.unlit
+        inputs = 3 + 3 * flags.prior + flags.visibility + 3 * flags.normals + 3 * flags.unlit
         self.refine = UvNet(inputs, config)
 
     def train(self, mode: bool = True) -> RetextureNet:
@@ -119,12 +132,18 @@ class RetextureNet(nn.Module):
         flat = unlit(seen.texture, shading, sh=self.config.sh)
         coded = linear_to_srgb(prior)
         maps = self._inputs(seen, visible, coded, linear_to_srgb(flat.clamp(min=1e-4)))
+        levels = self.refine.encode(maps)
+        detail = spread_light(light, (change := self.refine.light(levels))) + change
+        if self.config.start == "detail":
+            shading = detail_shading(transfer, detail)
+            flat = unlit(seen.texture, shading, sh=self.config.sh)
         start = None
-        if self.config.residual:
+        if self.config.start != "none":
             share = softened(visible)
+            if self.config.doubt:
+                share = share * well_lit(seen.texture, shading, visible)
             start = share * linear_to_srgb(flat.clamp(min=1e-4)) + (1 - share) * coded
-        albedo, change = self.refine(maps, start)
-        detail = spread_light(light, change) + change
+        albedo = self.refine.albedo(levels, start)
         return RetextureOutput(prior, code, light, srgb_to_linear(albedo), detail)
 
     def _glance(
@@ -152,6 +171,8 @@ class RetextureNet(nn.Module):
             parts.append(prior * 2 - 1)
         if flags.visibility:
             parts.append(visible)
+        if flags.normals:
+            parts.append(seen.normals)
         if flags.unlit:
             parts.append((visible * flat + (1 - visible) * prior) * 2 - 1)
         return torch.cat(parts, 1)
@@ -179,6 +200,35 @@ def softened(visible: Float[Tensor, "b 1 n n"]) -> Float[Tensor, "b 1 n n"]:
     for _ in range(2):
         low = functional.avg_pool2d(low, 2 * reach + 1, 1, reach, count_include_pad=False)
     return torch.minimum(low, visible)
+
+
+def well_lit(
+    texture: Float[Tensor, "b 3 n n"],
+    shading: Float[Tensor, "b 3 n n"],
+    visible: Float[Tensor, "b 1 n n"],
+) -> Float[Tensor, "b 1 n n"]:
+    """How far a texel's colours tell its albedo, in [0, 1]; takes no gradient.
+
+    In deep shadow there is noise, and what skin and hair nearby shine there; an overexposed texel
+    has no colour.
+
+    Args:
+        texture: sRGB.
+        shading: linear; compared with its mean over what is visible.
+        visible: which texels the photo shows.
+    """
+    grey = shading.detach().mean(1, keepdim=True).clamp(min=0)
+    mean = (grey * visible).sum((1, 2, 3), keepdim=True) / (
+        visible.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    )
+    dark = _step(grey / mean.clamp(min=1e-3), *_DARK)
+    return dark * (1 - _step(texture.amax(1, keepdim=True), *_BRIGHT))
+
+
+def _step(values: Tensor, low: float, high: float) -> Tensor:
+    """0 up to `low`, 1 from `high`, smooth between."""
+    t = ((values - low) / (high - low)).clamp(0, 1)
+    return t * t * (3 - 2 * t)
 
 
 class PriorNet(nn.Module):
@@ -244,63 +294,73 @@ class UvNet(nn.Module):
     def __init__(self, inputs: int, config: RetextureConfig) -> None:
         super().__init__()
         b = config.base
-        self.skips = config.skips
         self.first = _conv(inputs, b, 3, 1)
         ends = (b, 2 * b, 4 * b, 8 * b)
         starts = (b, *ends[:-1])
         self.down = nn.ModuleList(_conv(i, o, 4, 2) for i, o in zip(starts, ends, strict=True))
         self.blocks = nn.Sequential(*(_Residual(8 * b) for _ in range(config.blocks)))
-        outs = (4 * b, 2 * b, b, b)
+        outs, joined = (4 * b, 2 * b, b, b), (4 * b, 2 * b, b, b)
         befores = (8 * b, *outs[:-1])
-        joined = (4 * b, 2 * b, b, b) if config.skips else (0, 0, 0, 0)
         self.up = nn.ModuleList(_Up(i, o) for i, o in zip(befores, outs, strict=True))
         self.join = nn.ModuleList(
-            _conv(o + j, o, 3, 1) if j else nn.Identity() for o, j in zip(outs, joined, strict=True)
+            _conv(o + j, o, 3, 1) for o, j in zip(outs, joined, strict=True) if config.skips
         )
         self.to_albedo = nn.Conv2d(b, 3, 3, 1, 1)
-        self.light = config.light == "detail"
+        self.skips = config.skips
         levels: list[nn.Module] = []
         before = 8 * b
-        for k in range(4 - _log2(config.light_step) if self.light else 0):
+        for k in range(4 - _log2(config.light_step) if config.light == "detail" else 0):
             after = max(b, 4 * b // 2**k)
-            levels += [nn.Upsample(scale_factor=2, mode="bilinear"), _conv(before, after, 3, 1)]
+            levels.append(_conv(before + joined[k] * config.skips, after, 3, 1))
             before = after
-        self.lights = nn.Sequential(*levels)
-        self.to_light = nn.Conv2d(before, 27, 3, 1, 1) if self.light else None
+        self.lights = nn.ModuleList(levels)
+        self.to_light = nn.Conv2d(before, 27, 3, 1, 1) if config.light == "detail" else None
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, 0.2)
-        last = [self.to_albedo] if config.residual else []
+        last = [self.to_albedo] if config.start != "none" else []
         for module in (*last, *([self.to_light] if self.to_light is not None else [])):
             nn.init.zeros_(module.weight)
         for module in (self.to_albedo, self.to_light):
             if module is not None and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def forward(
-        self, maps: Float[Tensor, "b i n n"], start: Float[Tensor, "b 3 n n"] | None
-    ) -> tuple[Float[Tensor, "b 3 n n"], Tensor]:
-        """Coded albedo in (0, 1), and what each light of a grid adds to the one light.
-
-        Args:
-            maps: inputs.
-            start: coded albedo to start from; None starts from mid-grey.
-        """
+    def encode(self, maps: Float[Tensor, "b i n n"]) -> list[Tensor]:
+        """Maps from the finest to the coarsest; the last one went through the residual blocks."""
         levels = [self.first(maps)]
         for down in self.down:
             levels.append(down(levels[-1]))
-        deep = self.blocks(levels[-1])
-        x = deep
-        for up, join, skip in zip(self.up, self.join, levels[-2::-1], strict=True):
+        levels[-1] = self.blocks(levels[-1])
+        return levels
+
+    def light(self, levels: list[Tensor]) -> Float[Tensor, "b 27 j j"]:
+        """What each light of a grid adds to the one light; the grid is 1 x 1 if nothing."""
+        x = levels[-1]
+        if self.to_light is None:
+            return x.new_zeros(len(x), 27, 1, 1)
+        for k, conv in enumerate(self.lights):
+            x = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = conv(torch.cat((x, levels[-2 - k]), 1) if self.skips else x)
+        return self.to_light(x)
+
+    def albedo(
+        self, levels: list[Tensor], start: Float[Tensor, "b 3 n n"] | None
+    ) -> Float[Tensor, "b 3 n n"]:
+        """Coded albedo in (0, 1).
+
+        Args:
+            levels: from `encode`.
+            start: coded albedo to start from; None starts from mid-grey.
+        """
+        x = levels[-1]
+        for k, up in enumerate(self.up):
             x = up(x)
-            x = join(torch.cat((x, skip), 1)) if self.skips else x
+            if self.skips:
+                x = self.join[k](torch.cat((x, levels[-2 - k]), 1))
         change = self.to_albedo(x)
         if start is not None:
             change = change + torch.atanh((2 * start - 1).clamp(-0.98, 0.98))
-        albedo = (torch.tanh(change) + 1) / 2
-        if self.to_light is None:
-            return albedo, change.new_zeros(len(maps), 27, 1, 1)
-        return albedo, self.to_light(self.lights(deep))
+        return (torch.tanh(change) + 1) / 2
 
 
 class _Up(nn.Module):

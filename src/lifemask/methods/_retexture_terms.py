@@ -25,10 +25,19 @@ def masked_mean(values: Float[Tensor, "b c n m"], mask: Float[Tensor, "b 1 n m"]
     return total / (mask.sum() * values.shape[1]).clamp(min=1.0)
 
 
-def photo_term(render: Tensor, photo: Tensor, mask: Tensor) -> Tensor:
-    """Masked mean of each pixel's RGB distance (L2 norm)."""
+def photo_term(
+    render: Tensor, photo: Tensor, mask: Tensor, of: Float[Tensor, "b 1 n m"] | None = None
+) -> Tensor:
+    """Masked mean of each pixel's RGB distance (L2 norm).
+
+    Args:
+        render: sRGB.
+        photo: sRGB.
+        mask: weight of each pixel.
+        of: the mean is over this mask's weight; None: over `mask`'s.
+    """
     distance = ((render - photo).square().sum(1, keepdim=True) + _EPS).sqrt()
-    return masked_mean(distance, mask)
+    return (distance * mask).sum() / (mask if of is None else of).sum().clamp(min=1.0)
 
 
 def gradient_term(render: Tensor, photo: Tensor, mask: Tensor) -> Tensor:

@@ -95,7 +95,10 @@ _SURE = 0.3, 0.7
 
 
 def clear_share(
-    points_px: Float[Tensor, "t 2"], regions: Regions, scalp: Float[Tensor, "t"]
+    points_px: Float[Tensor, "t 2"],
+    regions: Regions,
+    scalp: Float[Tensor, "t"],
+    around: float = 0.0,
 ) -> Float[Tensor, "t"]:
     """How far the photo shows the head's own surface (t,), in [0, 1], not what hides it.
 
@@ -106,7 +109,13 @@ def clear_share(
         points_px: (t, 2) where the texels lie in the photo that the regions describe.
         regions: of the photo.
         scalp: (t,) in [0, 1], where the head wears hair.
+        around: the least of the places so far (share of the parsed square) left, right, above and
+            below counts, too: thin strands and the soft border of what hides stay out.
     """
+    if around:
+        steps = points_px.new_tensor([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]])
+        moved = (points_px + step * around * regions.side_px for step in steps)
+        return torch.stack([clear_share(points, regions, scalp) for points in moved]).amin(0)
     hidden = regions.sample(points_px, *_HIDDEN, outside=0.0)
     hair = regions.sample(points_px, "hair", outside=0.0)
     blocked = hidden + (1 - scalp) * hair

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lifemask.assets import UserError
@@ -46,7 +47,7 @@ class Stages:
         first: makes batches of renders with truth.
         second: makes those of stage B.
         from_step: first step of stage B.
-        hidden: share of a batch of stage B whose truth is taken away, from its end.
+        hidden: share of the rows of stage B whose truth is taken away.
     """
 
     first: RetextureBatchMaker
@@ -59,15 +60,15 @@ class Stages:
         if step < self.from_step:
             return self.first(step, share, shares)
         batch = self.second(step, share, shares)
-        return without_truth(batch, round(self.hidden * len(batch.photo)))
+        first = step * self.second.batch + share * len(batch.photo)
+        rows = torch.arange(first, first + len(batch.photo), dtype=torch.float64)
+        # as RetextureBatchMaker spreads photos over the rows of all steps
+        known = ((rows + 1) * self.hidden).floor() == (rows * self.hidden).floor()
+        return with_truth_of(batch, known.float())
 
 
-def without_truth(batch: RetextureBatch, rows: int) -> RetextureBatch:
-    """The batch, its last rows as if they were photos of unknown faces."""
-    if rows == 0:
-        return batch
-    known = torch.ones(len(batch.photo))
-    known[-rows:] = 0
+def with_truth_of(batch: RetextureBatch, known: Float[Tensor, "b"]) -> RetextureBatch:
+    """The batch, rows that are 0 in `known` as if they were photos of unknown faces."""
     wide = known[:, None, None, None]
     return replace(
         batch,
@@ -108,15 +109,12 @@ def run_training(
     """Train, or go on training; returns the network with averaged weights.
 
     Raises:
-        UserError: `start_from` holds another network.
+        UserError: `start_from` holds another network, no part of which fits.
     """
     torch.manual_seed(recipe.seed)
     network = create_retexture(recipe.net, model)
     if start_from:
-        try:
-            network.load_state_dict(averaged_weights(Path(start_from)))
-        except RuntimeError as error:
-            raise UserError(f"{start_from} holds another network; give the same net.*") from error
+        start_with(network, averaged_weights(Path(start_from)), start_from)
     embed = None if recipe.perceptual == "none" else backbone_features(recipe.family)
     inside = network.get_buffer("inside")
     loss = RetextureLoss(recipe.loss, network.prior, inside, embed, recipe.net.sh)
@@ -133,12 +131,26 @@ def run_training(
     return averaged
 
 
+def start_with(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Take over the weights that have the network's names and shapes; the others start anew.
+
+    Raises:
+        UserError: none fits.
+    """
+    own = network.state_dict()
+    fits = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
+    if not fits:
+        raise UserError(f"{source} holds another network: no part of it fits")
+    network.load_state_dict(fits, strict=False)
+    logger.info("%s: %d of %d parts fit and are taken over", source, len(fits), len(own))
+
+
 def add_options(group: Any) -> None:
     """Options that say where the data are."""
     add = group.add_argument
     add("--cache", type=Path, action="append", required=True, help="faces; may be repeated")
     add("--held-out", type=Path, action="append", required=True, help="faces of the other part")
-    add("--start-from", default="", help="folder of a run to start from")
+    add("--start-from", default="", help="run whose weights to start from, where they fit")
 
 
 def run(recipe: RetextureRecipe, options: argparse.Namespace, config: LoopConfig) -> None:
@@ -185,7 +197,12 @@ SWITCHES = (
     _part("noise in hidden texels (zero)", "net.fill=zero", expected="any"),
     _part("visibility as input", "net.input.visibility=false"),
     _part("unlit photo as input", "net.input.unlit=false"),
-    _part("start from the unlit photo", "net.residual=false"),
+    _part("normals as input", "net.input.normals=false"),
+    _part("start from the unlit photo", "net.start=none"),
+    _part("start from each texel's light (the one light)", "net.start=global"),
+    _part("doubt where the photo is black or white", "net.doubt=false"),
+    _part("little trust in one light's render (1)", "loss.photo_flat=1"),
+    _part("shading of renders", "loss.detail_sup=0"),
     _part("start from a solved light", "net.light_start=learned"),
     _part("skips", "net.skips=false"),
     _part("truth of renders", "loss.supervise=false"),

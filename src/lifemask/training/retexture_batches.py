@@ -26,6 +26,8 @@ X_ODD = (3, 4, 7)
 """Coefficients of light that change sign in a mirror: x, xy and xz of `sh_basis`."""
 CAMERA_FAULTS = replace(NO_AUGMENTATION, noise=0.03, blur=0.3)
 _GAIN, _TINT = 0.25, 0.06  # standard deviations of log gain, common and per channel
+_CURVED = 0.5
+"""Share of the pictures with a tone curve."""
 
 
 @dataclass(frozen=True)
@@ -250,15 +252,28 @@ def mirrored_face(face: Face) -> Face:
 
 
 def _taken_by_camera(face: Face, rng: np.random.Generator) -> Face:
-    """The picture with another exposure and white balance, and with blur, noise and JPEG."""
+    """The picture with another exposure, white balance and tone curve, blur, noise and JPEG.
+
+    Exposure and white balance change the light; a tone curve is of no light, and the truth stays.
+    """
     gain = np.exp(rng.normal(0, _GAIN) + rng.normal(0, _TINT, 3)).astype(np.float32)
     linear = srgb_to_linear(face.photo) * torch.from_numpy(gain)[:, None, None]
-    pixels = (linear_to_srgb(linear).clamp(0, 1) * 255).permute(1, 2, 0).numpy()
+    coded = linear_to_srgb(linear).clamp(0, 1)
+    if rng.random() < _CURVED:
+        coded = _curved(coded, rng)
+    pixels = (coded * 255).permute(1, 2, 0).numpy()
     pixels = change_colours(rng, CAMERA_FAULTS, np.ascontiguousarray(pixels)[None])[0]
     if rng.random() < 0.4:
         pixels = _compressed(pixels, int(rng.uniform(30, 96)))
     photo = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
     return replace(face, photo=photo, light=face.light * torch.from_numpy(gain))
+
+
+def _curved(coded: Float[Tensor, "3 s s"], rng: np.random.Generator) -> Tensor:
+    """A camera's or an editor's tone curve: contrast, and another gamma for each channel."""
+    gamma = np.exp(rng.normal(0, 0.08) + rng.normal(0, 0.05, 3)).astype(np.float32)
+    bent = coded ** torch.from_numpy(gamma)[:, None, None]
+    return bent + float(rng.uniform(-0.15, 0.6)) * (bent * bent * (3 - 2 * bent) - bent)
 
 
 def _compressed(pixels: Float[ndarray, "s s 3"], quality: int) -> Float[ndarray, "s s 3"]:

@@ -21,9 +21,10 @@ def evaluate(network: RetextureNet, held_out: RetextureCorpus, limit: int) -> di
 
     On renders: "albedo" is the RMSE of linear albedo after one gain a picture, "albedo_seen" and
     "albedo_hidden" the same on texels that the picture shows or not, "hue" the RMSE of its
-    chromaticity, "invariance" the ratio of the albedo's to the raw texture's variation over the
-    lights of a head (A/T), "high_pass" the energy of fine detail in hidden over visible texels.
-    On both: "photo_db" is the PSNR of the re-rendered face. Photos give "photo_db_photos" too.
+    chromaticity, "prior", "prior_seen" and "prior_hidden" what the first three are of the prior's
+    albedo, "invariance" the ratio of the albedo's to the raw texture's variation over the lights
+    of a head (A/T), "high_pass" the energy of fine detail in hidden over visible texels. On both:
+    "photo_db" is the PSNR of the re-rendered face. Photos give "photo_db_photos" too.
 
     Args:
         network: averaged weights.
@@ -71,6 +72,7 @@ def head_metrics(said: RetextureOutput, batch: RetextureBatch, inside: Tensor) -
     guess, true = said.albedo, batch.albedo
     gain = _gains(guess, true, known)
     scaled = guess * gain
+    prior = said.prior * _gains(said.prior, true, known)
     hue = [x / x.sum(1, keepdim=True).clamp(min=0.02) for x in (guess, true)]
     texture = srgb_to_linear(batch.seen.texture).clamp(min=1e-3)
     rows = {
@@ -79,7 +81,9 @@ def head_metrics(said: RetextureOutput, batch: RetextureBatch, inside: Tensor) -
         "albedo_hidden": _rmse(scaled, true, known & ~shown),
         "hue": _rmse(hue[0], hue[1], known),
         "albedo_no_gain": _rmse(guess, true, known),
-        "prior": _rmse(said.prior * _gains(said.prior, true, known), true, known),
+        "prior": _rmse(prior, true, known),
+        "prior_seen": _rmse(prior, true, shown),
+        "prior_hidden": _rmse(prior, true, known & ~shown),
     }
     if len(guess) > 1 and int(shown.sum()) > 50:
         rows["invariance"] = _variation(guess, shown) / _variation(texture, shown)

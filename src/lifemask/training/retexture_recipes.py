@@ -93,15 +93,17 @@ def paper(family: Family = "open") -> RetextureRecipe:
     """
     recipe = gpu(family)
     net = RetextureConfig(
-        256, 64, 6, 48, light_step=1, skips=False, residual=False, light_start="learned",
-        input=replace(recipe.net.input, unlit=False),
+        256, 64, 6, 48, light_step=1, skips=False, start="none", doubt=False, light_start="learned",
+        input=replace(recipe.net.input, unlit=False, normals=False),
     )  # fmt: skip
     steps = 10 * 200_000 // 64
     optim = OptimConfig(
         steps, 64, peak_rate=1e-4, final_fraction=1.0, weight_decay=0.0, warmup=1000, ema=0.999,
         clip=1.0, betas=(0.5, 0.999),
     )  # fmt: skip
-    loss = RetextureLossConfig(gan_from=steps // 5, critic_width=64, reg_light=1.0)
+    loss = RetextureLossConfig(
+        gan_from=steps // 5, critic_width=64, reg_light=1.0, photo_flat=1.0, detail_sup=0.0
+    )
     return replace(
         recipe, name="paper", net=net, optim=optim, loss=loss, device="auto", processes=8
     )
