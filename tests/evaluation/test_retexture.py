@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d
 
 from helpers.small_generator import small_generator
 from lifemask.assets import UserError
@@ -32,6 +33,7 @@ from lifemask.evaluation.retexture import (
 )
 from lifemask.facemodel import load_face_model
 from lifemask.graphics.lighting import ambient_light
+from lifemask.methods.retexture import load_retexturer
 from lifemask.types import Appearance
 
 HEADS, LIGHTS = 2, 2
@@ -131,6 +133,19 @@ def test_baselines_answer_and_the_photo_keeps_its_light(cases):
     assert gap["mean"] == pytest.approx(-photo["rmse"]["mean"], abs=1e-3)
     with pytest.raises(UserError, match="valid: photo"):
         create_dresser("nothing", model)
+
+
+def test_a_networks_prior_is_its_own_maps_albedo_under_one_light(cases):
+    """Sampled from the texture it is what the network said before its refinement."""
+    case = cases[0]
+    look = load_retexturer("open", case.model)
+    _, said = look.explain(case.photos[0], case.geometry, case.regions)
+    answer = answers_of(create_dresser("prior-open", case.model))(case, 0)
+    assert torch.equal(answer.light, said.light[0])
+    times = look.chart.size // case.chart.size
+    maps = [answer.albedo, *(avg_pool2d(x[0], times) for x in (said.prior, said.albedo))]
+    own, wanted, refined = (case.chart.gather(x) for x in maps)
+    assert float((own - wanted).abs().median()) < 0.3 * float((own - refined).abs().median())
 
 
 def test_seeds_of_training_are_refused(tmp_path):

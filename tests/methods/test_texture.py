@@ -255,6 +255,20 @@ def test_hair_hides_skin_but_not_the_scalp_that_wears_it() -> None:
     assert clear_share(points, cloth, scalp).tolist() == [0, 0, 0, 1]
 
 
+def test_what_hides_is_wider_if_asked():
+    """Places as near to hair as that count as hair on all four sides, those further away do not."""
+    maps = torch.zeros(9, 20, 20)
+    maps[REGION_NAMES.index("hair"), 8:12, 8:12] = 1
+    regions = Regions(maps, (50.0, 50.0), 100.0)
+    near = torch.tensor([[50.0, 50.0]] * 4) + 16 * torch.tensor(
+        [[-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]]
+    )
+    bare = torch.zeros(4)
+    assert clear_share(near, regions, bare).tolist() == [1, 1, 1, 1]
+    assert clear_share(near, regions, bare, 0.08).tolist() == [0, 0, 0, 0]
+    assert clear_share(near + (near - 50), regions, bare, 0.08).tolist() == [1, 1, 1, 1]
+
+
 def test_hair_takes_its_colour_from_the_photo_where_the_scalp_shows_too_little(model) -> None:
     geometry = _geometry(model, 0.0)
     photo = _photo(model, geometry, torch.tensor([0.42, 0.25, 0.17]), LIGHT)
