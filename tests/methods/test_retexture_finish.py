@@ -5,6 +5,7 @@ import torch
 
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
+from lifemask.faces.parsing import Regions
 from lifemask.graphics.camera import orthographic_camera, rotation_from_euler_deg
 from lifemask.graphics.lighting import linear_to_srgb
 from lifemask.graphics.render import render
@@ -17,7 +18,7 @@ from lifemask.methods.retexture import (
     Retexturer,
     create_retexture,
 )
-from lifemask.types import Appearance, Geometry, Lighting
+from lifemask.types import REGION_NAMES, Appearance, Geometry, Lighting
 
 SIZE, PHOTO = 256, 320
 FINE = 512
@@ -93,6 +94,25 @@ def test_the_map_ends_without_a_step(model: FaceModel, dress: Retexturer):
     border = (place.uv - 0.5).abs().amax(1) > 0.485
     assert float(place.weight[border].max()) < 0.01  # the rest takes over at the outer rim
     assert float((place.weight > 0.99).float().mean()) > 0.15
+
+
+def test_hair_around_the_face_does_not_darken_its_rim(model: FaceModel, dress: Retexturer):
+    """Black hair wherever the map does not count in full, which the regions know."""
+    layout = texture_layout(model, SIZE, 64, 6)
+    place = _MapPlace.create(dress.chart, layout)
+    hair = torch.tensor([0.02, 0.015, 0.012])
+    colors = torch.where((place.weight > 0.9)[:, None], SKIN, hair)
+    geometry = _geometry(model, 0.0)
+    bare = _photo(model, geometry, SKIN)
+    photo = _photo(model, geometry, layout.atlas.scatter(colors))
+    maps = torch.zeros(9, PHOTO, PHOTO)
+    maps[REGION_NAMES.index("hair")] = ((photo - bare).abs().amax(0) > 0.02).float()
+    found = dress(photo, geometry, Regions(maps, (PHOTO / 2 - 0.5,) * 2, float(PHOTO)))
+    luminance = layout.atlas.gather(found.albedo) @ torch.tensor([0.2126, 0.7152, 0.0722])
+    rim = (place.weight > 0.05) & (place.weight < 0.9) & (layout.prior.scalp < 0.05)
+    skin = luminance[place.weight > 0.95].median()
+    assert int(rim.sum()) > 300
+    assert float(luminance[rim].quantile(0.02)) > 0.6 * float(skin)
 
 
 def test_detail_finer_than_the_map_is_kept_where_visible(model: FaceModel, dress: Retexturer):
