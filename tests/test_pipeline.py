@@ -1,6 +1,7 @@
 """The pipeline, with fake detector, landmarker and head model where the real ones do not matter."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from fake_stages import EggLandmarker, no_face, one_face, textures
 from lifemask.assets import UserError
 from lifemask.faces.choice import NoFaceError
 from lifemask.graphics.lighting import studio_light
+from lifemask.methods.texture import TextureConfig
 from lifemask.outputs import write_heads
 from lifemask.pipeline import Pipeline, PipelineConfig
 from lifemask.types import Appearance, Face, Landmarks
@@ -125,6 +127,22 @@ def test_pinhole_camera():
 def test_unknown_choices_list_the_valid_ones(options):
     with pytest.raises(UserError, match="valid: "):
         PipelineConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "kind"),
+    [
+        ("lifemask", {}, "retexture"),
+        ("lifemask", {"texture": "photo"}, "photo"),
+        ("lifemask", {"appearance": TextureConfig(size=256)}, "photo"),
+        ("egg", {}, "photo"),
+        ("egg", {"texture": "retexture"}, "retexture"),
+    ],
+)
+def test_the_texture_that_fits_the_head_model(name, options, kind):
+    """Without a choice the network, for the model it knows and unless the other has settings."""
+    pipeline = Pipeline(PipelineConfig(**options), model=SimpleNamespace(name=name))
+    assert pipeline.texture == kind
 
 
 def test_unknown_device():

@@ -309,11 +309,19 @@ class Pipeline:
         seen = replace(geometry, camera=camera)
         if regions is not None:
             regions = regions.seen_in(window.center_px, window.side_px, window.size)
-        if self.config.texture == "retexture":
+        if self.texture == "retexture":
             return self.retexturer(pixels, seen, regions)
         from lifemask.methods.texture import texture_from_photo
 
         return texture_from_photo(pixels, seen, self.device_model, self.config.appearance, regions)
+
+    @property
+    def texture(self) -> str:
+        """How a photo becomes appearance: as configured, "auto" made out."""
+        config = self.config
+        if config.texture != "auto":
+            return config.texture
+        return "retexture" if self.model.name == "lifemask" and not config.appearance else "photo"
 
     @cached_property
     def retexturer(self) -> Retexturer:

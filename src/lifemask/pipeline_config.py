@@ -24,7 +24,7 @@ METHODS = {
 }
 """Method name to its factory (`methods._stage`), as an import string."""
 PINHOLE_METHODS = ("fit", "pgn")
-TEXTURES = ("photo", "retexture", "none")
+TEXTURES = ("auto", "retexture", "photo", "none")
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,10 @@ class PipelineConfig:
         method: how a face becomes geometry; one of `METHODS`: "fit" solves for the head behind
             the landmarks, "dasl" (2DASL) regresses it from the crop, "pgn" predicts a position
             map and solves for the pose.
-        texture: how the photo becomes appearance: "photo" solves for one light and divides it
-            out, "retexture" asks a network for albedo and for the light of each texel, "none"
-            leaves the head without colour.
+        texture: how the photo becomes appearance: "retexture" asks a network for albedo and for
+            the light of each texel, "photo" solves for one light and divides it out, "none" leaves
+            the head without colour; "auto" takes the network for the head model it was trained on
+            unless `appearance` is given, and "photo" otherwise.
         faces: the largest face, or all of them, largest first.
         refine: let the photo's colours refine the shape after the landmarks.
         regions: find hair, hands and other things in front of the skin and keep them out of
@@ -57,7 +58,7 @@ class PipelineConfig:
 
     weights: Literal["open", "research"] = "open"
     method: str = "pgn"
-    texture: str = "photo"
+    texture: str = "auto"
     faces: Literal["largest", "all"] = "largest"
     refine: bool = True
     regions: bool = True

@@ -141,7 +141,7 @@ def start_with(network: nn.Module, weights: dict[str, Tensor], source: str) -> N
     fits = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
     if not fits:
         raise UserError(f"{source} holds another network: no part of it fits")
-    network.load_state_dict(fits, strict=False)
+    network.load_state_dict(own | fits)
     logger.info("%s: %d of %d parts fit and are taken over", source, len(fits), len(own))
 
 

@@ -35,7 +35,7 @@ def fit(
     ] = None,
     method: Method = "fit",
     map_source: MapSource = None,
-    texture: Texture = "photo",
+    texture: Texture = "auto",
     weights: Weights = "open",
     formats: Formats = "glb,obj,json,png",
     maps: Maps = True,

@@ -22,7 +22,11 @@ Weights = Annotated[
     ),
 ]
 Texture = Annotated[
-    str, typer.Option(metavar="photo|retexture|none", help="How the head gets its colour.")
+    str,
+    typer.Option(
+        metavar="auto|retexture|photo|none",
+        help="How the head gets its colour: by the network, or by inverting one light (photo).",
+    ),
 ]
 Formats = Annotated[str, typer.Option(metavar="LIST", help="Some of glb,obj,ply,json,png.")]
 CameraName = Annotated[
@@ -83,7 +87,7 @@ def reconstruct(
     method: Method = "pgn",
     map_source: MapSource = None,
     shape: Shape = None,
-    texture: Texture = "photo",
+    texture: Texture = "auto",
     weights: Weights = "open",
     faces: Annotated[
         str, typer.Option(metavar="largest|all", help="Which faces of a photo.")
