@@ -10,6 +10,7 @@ from lifemask.graphics.camera import orthographic_camera, pinhole_camera, rotati
 from lifemask.graphics.mesh import vertex_normals
 from lifemask.graphics.render import render
 from lifemask.methods._retexture_chart import (
+    _AROUND,
     OUTSIDE,
     create_texture_chart,
     mirrored,
@@ -218,8 +219,11 @@ def test_what_regions_call_hidden_is_not_visible(model, chart):
     hand = view_chart(image, head, camera, chart, regions("background", right))
     at = plain.points[0]
     assert float(hand.visible[at > PHOTO / 2 + 3].max()) == 0
-    kept = at < PHOTO / 2 - 3
+    reach = _AROUND * PHOTO  # what hides counts as a little wider than its region
+    kept = at < PHOTO / 2 - 3 - reach
     assert torch.equal(hand.visible[kept], plain.visible[kept])
+    beside = (at > PHOTO / 2 - reach) & (at < PHOTO / 2) & (plain.visible == 1)
+    assert float(hand.visible[beside].max()) < 1 and beside.any()
     hair = view_chart(image, head, camera, chart, regions("hair", right))
     scalp = chart.spread(chart.scalp[:, None])[0]
     bare = (at > PHOTO / 2 + 3) & (scalp == 0)
