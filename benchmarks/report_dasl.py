@@ -106,13 +106,14 @@ def _ablation(result: Result) -> list[str]:
 
 
 def ablation_rows(
-    result: Result, ablated: tuple[tuple[str, str], ...]
+    result: Result, ablated: tuple[tuple[str, str], ...], higher: tuple[str, ...] = ()
 ) -> tuple[tuple[str, ...], list[list[str]]]:
     """Head and rows of an ablation: one row per part, each metric without it, what the part does.
 
     Args:
         result: of `lifemask ablate`.
         ablated: metrics to show and their words; those that the runs lack are left out.
+        higher: those of which more is better, beside ratios.
     """
     shown = [(key, words) for key, words in ablated if key in result["baseline"][0]]
     rows = [["(nothing)"] + [_values([run[key] for run in result["baseline"]]) for key, _ in shown]]
@@ -121,7 +122,7 @@ def ablation_rows(
         for key, _ in shown:
             base = [run[key] for run in result["baseline"]]
             without = [run[key] for run in part["metrics"] if key in run]
-            said = verdict(base, without, highest=key.endswith("_ratio"))
+            said = verdict(base, without, highest=key.endswith("_ratio") or key in higher)
             if key.endswith("_identity"):  # neither small nor large is good; true heads have 1
                 said = {"hurts": "raises it", "helps": "lowers it"}.get(said, said)
             row.append(_values(without) + (f", {said}" if said != "no effect" else ""))

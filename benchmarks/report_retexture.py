@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lifemask.evaluation.report import table
+from report_dasl import ablation_rows
 
 Result = dict[str, Any]
 HEADS = (
@@ -25,6 +26,15 @@ PICTURES = (
     ("seam_border", "border of the seen", 2),
     ("seam_chart", "border of the map", 2),
 )
+ABLATED = (
+    ("albedo", "rmse x 1000"),
+    ("albedo_seen", "seen"),
+    ("albedo_hidden", "hidden"),
+    ("hue", "hue x 1000"),
+    ("invariance", "A / T x 100"),
+    ("photo_db", "re-render dB"),
+)
+TIMES = {"albedo": 1e3, "albedo_seen": 1e3, "albedo_hidden": 1e3, "hue": 1e3, "invariance": 1e2}
 TONE = "dark", "medium", "light"
 
 
@@ -32,6 +42,8 @@ def retexture_sections(results: dict[str, Result]) -> list[str]:
     """All sections; empty where nothing was measured."""
     lines: list[str] = []
     for stem, result in results.items():
+        if result.get("benchmark") == "ablation" and result["method"] == "retexture":
+            lines += _ablation(result)
         if result.get("benchmark") != "retexture":
             continue
         lines += [f"## Appearance, `{stem}`", ""]
@@ -68,6 +80,26 @@ def _heads(scores: Result, result: Result) -> list[str]:
         rows = [[t["target"], _text(t, 4, "value"), "yes" if t["met"] else "no"] for t in found]
         lines += [*table((f"target, {method}", "value (95 %)", "met"), rows), ""]
     return lines
+
+
+def _ablation(result: Result) -> list[str]:
+    def scaled(run: Result) -> Result:
+        return {k: v * TIMES.get(k, 1.0) for k, v in run.items() if isinstance(v, int | float)}
+
+    parts = [p | {"metrics": [scaled(run) for run in p["metrics"]]} for p in result["parts"]]
+    shown = result | {"baseline": [scaled(run) for run in result["baseline"]], "parts": parts}
+    head, rows = ablation_rows(shown, ABLATED, ("photo_db",))
+    return [
+        "## What the parts of the re-renderable texture do",
+        "",
+        f"`{result['command']}`: {result['steps']} steps, seeds"
+        f" {', '.join(map(str, result['seeds']))}; mean (range) over seeds, development heads. A"
+        " part helps (or hurts) where taking it away changes the mean by more than the larger"
+        " range.",
+        "",
+        *table(head, rows),
+        "",
+    ]
 
 
 def _identity(scores: Result) -> list[str]:
