@@ -13,7 +13,7 @@ from lifemask.graphics.lighting import lambert_transfer, rotate_sh, transferred
 from lifemask.graphics.uv import UnwrapResult, sample_uv
 from lifemask.methods._retexture_chart import TextureChart
 from lifemask.methods._retexture_light import detail_shading, texel_transfer, unlit
-from lifemask.methods._retexture_net import softened, well_lit
+from lifemask.methods._retexture_net import smooth_step, softened, well_lit
 from lifemask.methods._retexture_types import RetextureInput, RetextureOutput
 from lifemask.methods._texture_complete import (
     Scalp,
@@ -151,8 +151,7 @@ class _MapPlace:
         uv = layout.atlas.interpolate(torch.nan_to_num(chart.vertex_uv))
         within = chart.in_map[layout.atlas.face_ids.long()].float()
         weight = sample_uv(_rim_distance(chart)[None], uv)[:, 0] / chart.size
-        weight = ((weight - _RIM[0]) / (_RIM[1] - _RIM[0])).clamp(0, 1)
-        return _MapPlace(uv, within * weight * weight * (3 - 2 * weight))
+        return _MapPlace(uv, within * smooth_step(weight, *_RIM))
 
     def sample(self, maps: Float[Tensor, "c n n"]) -> Float[Tensor, "t c"]:
         """Bilinear samples of a map."""

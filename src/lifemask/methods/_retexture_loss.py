@@ -107,11 +107,6 @@ class Renders:
     detail: Tensor
     shading: Tensor
 
-    @property
-    def all(self) -> tuple[Tensor, Tensor, Tensor]:
-        """All three."""
-        return self.prior_detail, self.flat, self.detail
-
 
 def render_all(said: RetextureOutput, batch: RetextureBatch, sh: Sh = "lifemask") -> Renders:
     """The photo as the network explains it, in three ways: lit on the map, seen by the camera."""

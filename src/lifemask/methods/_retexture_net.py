@@ -221,11 +221,11 @@ def well_lit(
     mean = (grey * visible).sum((1, 2, 3), keepdim=True) / (
         visible.sum((1, 2, 3), keepdim=True).clamp(min=1)
     )
-    dark = _step(grey / mean.clamp(min=1e-3), *_DARK)
-    return dark * (1 - _step(texture.amax(1, keepdim=True), *_BRIGHT))
+    dark = smooth_step(grey / mean.clamp(min=1e-3), *_DARK)
+    return dark * (1 - smooth_step(texture.amax(1, keepdim=True), *_BRIGHT))
 
 
-def _step(values: Tensor, low: float, high: float) -> Tensor:
+def smooth_step(values: Tensor, low: float, high: float) -> Tensor:
     """0 up to `low`, 1 from `high`, smooth between."""
     t = ((values - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)

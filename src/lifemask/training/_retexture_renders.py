@@ -24,6 +24,7 @@ from lifemask.data.synthetic import Banks, Generator, Sample
 from lifemask.graphics.lighting import directional_light, linear_to_srgb
 from lifemask.graphics.uv import sample_uv
 from lifemask.methods._retexture_chart import TextureChart, pixel_places, view_chart
+from lifemask.methods._retexture_net import smooth_step
 from lifemask.training._retexture_cache import HeadRecord
 from lifemask.types import Camera
 
@@ -221,9 +222,3 @@ def _albedo(rig: Any, banks: Banks, scene: Scene, chart: TextureChart) -> Float[
 def unit_points(points: Float[Tensor, "2 n n"], size: int) -> Float[Tensor, "2 n n"]:
     """Pixel coordinates of a picture of `size` px as `functional.grid_sample` takes them."""
     return (points + 0.5) * (2 / size) - 1
-
-
-def smooth_step(values: Tensor, low: float, high: float) -> Tensor:
-    """0 up to `low`, 1 from `high`, smooth between."""
-    t = ((values - low) / (high - low)).clamp(0, 1)
-    return t * t * (3 - 2 * t)
