@@ -11,7 +11,7 @@ from helpers.retexture_cache import HELD, SIZE, as_photo, render_records, store
 from lifemask.assets import UserError
 from lifemask.graphics.lighting import shading, srgb_to_linear
 from lifemask.methods._retexture_chart import OUTSIDE, sample_map
-from lifemask.training import retexture_batches
+from lifemask.training import _camera_faults
 from lifemask.training._retexture_cache import open_cache
 from lifemask.training.retexture_batches import (
     Face,
@@ -119,7 +119,7 @@ def test_texture_lies_where_the_picture_is_seen(face):
 
 
 def test_exposure_changes_light_and_picture_together(corpus, monkeypatch):
-    monkeypatch.setattr(retexture_batches, "_CURVED", 0.0)
+    monkeypatch.setattr(_camera_faults, "CURVED", 0.0)
     clean = plain(corpus, 8)(0)
     taken = RetextureBatchMaker(corpus, 8, SIZE, mirror=False, holes=0.0)(0)
     gain = taken.light[:, 0] / clean.light[:, 0]
@@ -134,7 +134,7 @@ def test_exposure_changes_light_and_picture_together(corpus, monkeypatch):
 def test_a_tone_curve_changes_the_picture_and_no_truth(corpus, monkeypatch):
     batches = []
     for share in (0.0, 1.0):
-        monkeypatch.setattr(retexture_batches, "_CURVED", share)
+        monkeypatch.setattr(_camera_faults, "CURVED", share)
         batches.append(RetextureBatchMaker(corpus, 8, SIZE, mirror=False, holes=0.0)(0))
     plainly, bent = batches
     change = (bent.photo - plainly.photo).abs().mean((1, 2, 3))
@@ -146,7 +146,7 @@ def test_a_tone_curve_changes_the_picture_and_no_truth(corpus, monkeypatch):
 @pytest.mark.parametrize("seed", range(8))
 def test_tone_curves_rise_from_black_to_white(seed):
     steps = torch.linspace(0, 1, 65).expand(3, 1, 65)
-    curve = retexture_batches._curved(steps, np.random.default_rng(seed))[:, 0]
+    curve = _camera_faults.curved(steps, np.random.default_rng(seed))[:, 0]
     assert float(curve[:, 0].abs().max()) < 1e-6 and float((curve[:, -1] - 1).abs().max()) < 1e-6
     assert (curve.diff(dim=1) > 0).all()
 

@@ -179,5 +179,8 @@ RECIPES = {
     "parser": "lifemask.training.parser_trainable:TRAINABLE",
     "albedo-prior": "lifemask.training.albedo_prior:TRAINABLE",
     "retexture": "lifemask.training.retexture:TRAINABLE",
+    "rafare-base": "lifemask.training.rafare:BASE",
+    "rafare-fine": "lifemask.training.rafare:FINE",
+    "rafare-normals": "lifemask.training.rafare:NORMALS",
 }
 """What `lifemask train` and `lifemask ablate` know, as "module:attribute" of a `Trainable`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,23 +10,18 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
 from lifemask.assets import UserError
-from lifemask.data.augment import NO_AUGMENTATION, change_colours
-from lifemask.graphics.lighting import linear_to_srgb, srgb_to_linear
+from lifemask.graphics.lighting import srgb_to_linear
 from lifemask.methods._retexture_chart import OUTSIDE, mirrored
 from lifemask.methods._retexture_types import RetextureBatch, RetextureInput
+from lifemask.training._camera_faults import taken_by_camera
 from lifemask.training._retexture_cache import RetextureCache, open_cache
 
 X_ODD = (3, 4, 7)
 """Coefficients of light that change sign in a mirror: x, xy and xz of `sh_basis`."""
-CAMERA_FAULTS = replace(NO_AUGMENTATION, noise=0.03, blur=0.3)
-_GAIN, _TINT = 0.25, 0.06  # standard deviations of log gain, common and per channel
-_CURVED = 0.5
-"""Share of the pictures with a tone curve."""
 
 
 @dataclass(frozen=True)
@@ -252,36 +246,12 @@ def mirrored_face(face: Face) -> Face:
 
 
 def _taken_by_camera(face: Face, rng: np.random.Generator) -> Face:
-    """The picture with another exposure, white balance and tone curve, blur, noise and JPEG.
+    """The picture as another camera takes it.
 
     Exposure and white balance change the light; a tone curve is of no light, and the truth stays.
     """
-    gain = np.exp(rng.normal(0, _GAIN) + rng.normal(0, _TINT, 3)).astype(np.float32)
-    linear = srgb_to_linear(face.photo) * torch.from_numpy(gain)[:, None, None]
-    coded = linear_to_srgb(linear).clamp(0, 1)
-    if rng.random() < _CURVED:
-        coded = _curved(coded, rng)
-    pixels = (coded * 255).permute(1, 2, 0).numpy()
-    pixels = change_colours(rng, CAMERA_FAULTS, np.ascontiguousarray(pixels)[None])[0]
-    if rng.random() < 0.4:
-        pixels = _compressed(pixels, int(rng.uniform(30, 96)))
-    photo = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-    return replace(face, photo=photo, light=face.light * torch.from_numpy(gain))
-
-
-def _curved(coded: Float[Tensor, "3 s s"], rng: np.random.Generator) -> Tensor:
-    """A camera's or an editor's tone curve: contrast, and another gamma for each channel."""
-    gamma = np.exp(rng.normal(0, 0.08) + rng.normal(0, 0.05, 3)).astype(np.float32)
-    bent = coded ** torch.from_numpy(gamma)[:, None, None]
-    return bent + float(rng.uniform(-0.15, 0.6)) * (bent * bent * (3 - 2 * bent) - bent)
-
-
-def _compressed(pixels: Float[ndarray, "s s 3"], quality: int) -> Float[ndarray, "s s 3"]:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray((pixels * 255 + 0.5).astype(np.uint8)).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer), np.float32) / 255
+    photo, gain = taken_by_camera(face.photo, rng)
+    return replace(face, photo=photo, light=face.light * gain)
 
 
 def _hole(rng: np.random.Generator, size: int) -> Float[Tensor, "n n"]:

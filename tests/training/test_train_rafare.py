@@ -1,0 +1,89 @@
+"""Training RAFaRe's networks on balls: they learn, resume exactly, and can be switched."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.rafare_pairs import ball_pairs
+from lifemask.assets import UserError
+from lifemask.methods._rafare_loss import Part
+from lifemask.training.checkpoint import averaged_weights
+from lifemask.training.overrides import with_overrides
+from lifemask.training.rafare import SWITCHES, create_network, evaluate, run_training
+from lifemask.training.rafare_batches import _check
+from lifemask.training.rafare_recipes import RafareRecipe, recipes
+from lifemask.training.trainable import SIZES, load_trainable, loop_config
+
+pytest.importorskip("lightning.fabric")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+PARTS: tuple[Part, ...] = ("base", "fine", "normals")
+
+
+def longer(part: Part, steps: int) -> RafareRecipe:
+    """The smoke recipe with more steps and without changes of colour, which the toy has none of."""
+    recipe = recipes(part)["smoke"]("open")
+    return replace(recipe, optim=replace(recipe.optim, steps=steps, warmup=5))
+
+
+@pytest.mark.parametrize(("part", "share"), [("base", 0.75), ("fine", 0.6), ("normals", 0.3)])
+def test_networks_learn_balls_they_have_not_seen(part: Part, share: float, tmp_path: Path):
+    recipe = longer(part, 120)
+    held = ball_pairs(4, seed=9)
+    torch.manual_seed(recipe.seed)
+    before = evaluate(create_network(recipe.net, part), held, part, 4)["error"]
+    config = loop_config(recipe, tmp_path, progress=False)
+    network = run_training(recipe, ball_pairs(), held, config)
+    assert evaluate(network, held, part, 4)["error"] < share * before
+
+
+def test_a_stopped_run_ends_with_the_same_bytes(tmp_path: Path):
+    recipe = longer("base", 8)
+    for name, stop in (("whole", 0), ("stopped", 0)):
+        config = loop_config(recipe, tmp_path / name, progress=False, save_every=4)
+        if name == "stopped":
+            config = replace(config, seconds=1e-6)
+            run_training(recipe, ball_pairs(), ball_pairs(2, seed=3), config)
+            config = replace(config, seconds=0.0)
+        run_training(recipe, ball_pairs(), ball_pairs(2, seed=3), replace(config, stop_after=stop))
+    whole, stopped = (averaged_weights(tmp_path / name) for name in ("whole", "stopped"))
+    assert all(torch.equal(whole[k], stopped[k]) for k in whole)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("size", SIZES)
+def test_every_recipe_builds_its_network(part: Part, size: str):
+    for family in ("open", "research"):
+        recipe = recipes(part)[size](family)
+        assert recipe.name == size and recipe.part == part and recipe.family == family
+        with torch.device("meta"):
+            create_network(recipe.net, part)
+    assert load_trainable(f"rafare-{part}").recipes.keys() == set(SIZES)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_switch_changes_the_recipe(part: Part):
+    recipe = recipes(part)["cpu"]("open")
+    for switch in SWITCHES[part]:
+        changed = with_overrides(recipe, switch.overrides)
+        assert asdict(changed) != asdict(recipe), switch.name
+
+
+def test_pairs_of_the_wrong_kind_are_refused(tmp_path: Path):
+    good = {"size": 32, "licence": "open", "held_out": False}
+    _check(tmp_path, good, 32, "open", False)
+    for change, family, held_out, told in (
+        ({"size": 64}, "open", False, "64 px"),
+        ({"licence": "research only"}, "open", False, "open family"),
+        ({"held_out": True}, "open", False, "held out"),
+        ({}, "open", True, "for training"),
+    ):
+        with pytest.raises(UserError, match=told):
+            _check(tmp_path, good | change, 32, family, held_out)
+    _check(tmp_path, good | {"licence": "research only"}, 32, "research", False)
