@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,16 @@ import torch
 
 from helpers.rafare_pairs import ball_pairs
 from lifemask.nn.sdf import at_points
-from lifemask.training.rafare_batches import Move, RafareBatchMaker, draw_move, lattice_points
+from lifemask.training.rafare_batches import (
+    Move,
+    RafareBatchMaker,
+    draw_move,
+    laid_guide,
+    lattice_points,
+)
 from lifemask.training.rafare_recipes import RafareAugment
 
-MOVES = [Move(), Move(-1.0), Move(1.0, 1.1), Move(-1.0, 0.92, (0.08, -0.06))]
+MOVES = [Move(), Move(-1.0), Move(1.0, 1.1), Move(-1.0, 0.92, (0.08, -0.06, 0.04))]
 
 
 @pytest.mark.parametrize("move", MOVES)
@@ -100,8 +107,22 @@ def test_draws_stay_in_their_range():
     augment = RafareAugment()
     moves = [draw_move(np.random.default_rng(k), augment) for k in range(200)]
     assert {m.mirror for m in moves} == {-1.0, 1.0}
-    assert all(0.9 <= m.scale <= 1.1 and max(map(abs, m.shift)) <= 0.1 for m in moves)
+    assert all(0.9 <= m.scale <= 1.1 and max(map(abs, m.shift[:2])) <= 0.1 for m in moves)
     assert draw_move(np.random.default_rng(0), None) == Move()
+
+
+def test_a_guide_is_laid_on_the_true_face():
+    depth = np.full((8, 8), 0.3, np.float32)
+    depth[:, :2] = np.nan
+    guide = depth - 0.1
+    guide[0, 0] = 5.0  # no truth there
+    guide[:, 7] = 2.0  # hair: not the face
+    region = np.full((8, 8), 4, np.uint8)
+    region[:, 7] = 7
+    pair = SimpleNamespace(depth=depth, guide_depth=guide, region=region)
+    np.testing.assert_allclose(laid_guide(pair)[:, 2:7], 0.3, atol=1e-6)
+    region[:] = 8
+    np.testing.assert_array_equal(laid_guide(pair), guide)
 
 
 def test_nothing_off_the_face_is_seen_or_known():

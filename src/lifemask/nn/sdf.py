@@ -25,6 +25,9 @@ CLASS_GAIN = 20 / 255
 """Factor on the region class as an input channel (published code)."""
 GUIDE_REACH = 0.08
 """Distance to the guide, in half-crops, at which that input saturates."""
+START_REACH = 0.05
+"""Distance to the guide, in half-crops, at which what a field starts from saturates: behind the
+front there are other surfaces, which the guide's front says nothing of."""
 _GROUP = 8
 _IMAGE_CHANNELS, _GUIDE_CHANNELS = 4, 5
 
@@ -263,7 +266,7 @@ class FieldNet(nn.Module):
         if self.config.guide:
             distance, there = guide_distance(view, points)
             parts += [(distance / GUIDE_REACH).clamp(-1, 1)[..., None], there[..., None]]
-            start = distance
+            start = distance.clamp(-START_REACH, START_REACH)
         value = self.mlp(torch.cat(parts, -1))
         return value + start if self.starts_from_guide else value
 

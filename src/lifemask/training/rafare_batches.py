@@ -15,10 +15,12 @@ from torch.nn import functional
 
 from lifemask.assets import UserError
 from lifemask.methods._rafare_loss import Part, RafareBatch
-from lifemask.methods._rafare_view import create_view, face_mask
+from lifemask.methods._rafare_view import FACE_CLASSES, create_view, face_mask
 from lifemask.training._camera_faults import taken_by_camera
 from lifemask.training.rafare_recipes import RafareAugment
 
+_SHOWN = 0.85
+"""Share of the points near the surface that lie before or behind pixels of the face."""
 _LEAST_NORMAL = 0.5
 """Length from which an interpolated normal counts as known."""
 
@@ -86,15 +88,16 @@ def load_corpus(
     parts, grids = [], set()
     for folder in folders:
         pairs = load_pairs(folder)
-        _check(Path(folder), pairs.header, size, family, held_out)
-        grids.add(int(pairs.header["grid"]))
+        header = {**pairs.header, **pairs.header["settings"]}
+        _check(Path(folder), header, size, family, held_out)
+        grids.add(int(header["grid"]))
         count = len(pairs) if limit is None else min(limit, len(pairs))
         parts += [_row(pairs[k]) for k in range(count)]
     if len(grids) != 1:
         raise UserError("the folders' lattices differ; give pairs made with one --grid")
     near = min(len(row["sdf"]) for row in parts)
     stacked: dict[str, Any] = {}
-    for name in parts[0]:
+    for name in tuple(parts[0]):
         rows = [row.pop(name) for row in parts]
         if name in ("points", "sdf", "fine"):
             rows = [row[:near] for row in rows]
@@ -124,9 +127,20 @@ def _row(pair: Any) -> dict[str, np.ndarray]:
     return plain | {
         "image": np.ascontiguousarray(pair.image.transpose(2, 0, 1)),
         "normals": eighth(pair.normals),
-        "guide_depth": pair.guide_depth.astype(np.float16),
+        "guide_depth": laid_guide(pair).astype(np.float16),
         "guide_normals": eighth(pair.guide_normals),
     }
+
+
+def laid_guide(pair: Any) -> Float[np.ndarray, "s s"]:
+    """The guide's depth, shifted along the view so that its median gap to the true face is 0.
+
+    An orthographic picture does not tell how far away a face is. Without the shift most of the
+    loss would be about that number, which no network can know and no surface needs.
+    """
+    gap = (pair.depth - pair.guide_depth)[(pair.region < FACE_CLASSES)]
+    gap = gap[np.isfinite(gap)]
+    return pair.guide_depth + (np.median(gap) if len(gap) else 0.0)
 
 
 class RafareBatchMaker:
@@ -176,7 +190,6 @@ class RafareBatchMaker:
         depth = pairs.guide_depth[number].float()
         guide = pairs.guide_normals[number].float() / 127
         if self.augment is not None:
-            depth = depth + float(rng.normal(0, self.augment.guide_shift))
             if rng.random() < self.augment.guide_lost:
                 depth, guide = torch.full_like(depth, torch.nan), torch.zeros_like(guide)
             if self.augment.colours:
@@ -208,7 +221,7 @@ class RafareBatchMaker:
     def _points(self, number: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Points of the cube and what the field should say there, before any move."""
         pairs = self.pairs
-        some = torch.from_numpy(rng.integers(0, pairs.sdf.shape[1], self.near))
+        some = self._near(number, rng)
         points = lattice_points(pairs.points[number, some], pairs.grid)
         told = pairs.fine if self.part == "fine" else pairs.sdf
         values = told[number, some].float()
@@ -218,6 +231,20 @@ class RafareBatchMaker:
             values = torch.cat((values, pairs.uniform_sdf[number, some].float()))
         return points, values
 
+    def _near(self, number: int, rng: np.random.Generator) -> Tensor:
+        """Ids of points near the surface, most of them where the crop shows the face.
+
+        That is where a surface is made; the head has as much surface beside and behind it.
+        """
+        pairs, size = self.pairs, self.pairs.image.shape[-1]
+        some = torch.from_numpy(rng.integers(0, pairs.sdf.shape[1], 3 * self.near))
+        place = (pairs.points[number, some].float() + 0.5) * (size / pairs.grid)
+        column, row = place[:, 0].long(), (size - place[:, 1]).long().clamp(0, size - 1)
+        shown = face_mask(pairs.region[number, row, column])
+        first, rest = some[shown][: round(_SHOWN * self.near)], some[~shown]
+        filled = torch.cat((first, rest, some[shown][len(first) :]))
+        return filled[: self.near]
+
 
 def lattice_points(index: Tensor, grid: int) -> Float[Tensor, "*n 3"]:
     """Voxel centres of the cube's lattice."""
@@ -226,22 +253,22 @@ def lattice_points(index: Tensor, grid: int) -> Float[Tensor, "*n 3"]:
 
 @dataclass(frozen=True)
 class Move:
-    """A mirror, then a change of size, then a shift in the image plane: old place to new.
+    """A mirror, then a change of size, then a shift: old place to new.
 
     Attributes:
         mirror: -1 mirrors left and right, 1 does not.
         scale: new size over old.
-        shift: (x, y) in half-crops.
+        shift: (x, y, z) in half-crops.
     """
 
     mirror: float = 1.0
     scale: float = 1.0
-    shift: tuple[float, float] = (0.0, 0.0)
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def points(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """Where points go."""
         across = points.new_tensor([self.mirror, 1.0, 1.0])
-        return points * across * self.scale + points.new_tensor([*self.shift, 0.0])
+        return points * across * self.scale + points.new_tensor(self.shift)
 
     def vectors(self, vectors: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """Where directions go."""
@@ -269,7 +296,8 @@ class Move:
         )[0, 0]
         image, normals, depth, guide, there = smooth.split((3, 3, 1, 3, 1))
         sign = torch.tensor([self.mirror, 1.0, 1.0])[:, None, None]
-        depth = torch.where(there > 0.5, depth / there.clamp(min=0.5) * self.scale, torch.nan)[0]
+        moved = depth / there.clamp(min=0.5) * self.scale + self.shift[2]
+        depth = torch.where(there > 0.5, moved, torch.nan)[0]
         return MovedPictures(
             image, (named + 8).to(torch.uint8), normals * sign, depth,
             functional.normalize(guide * sign, dim=0, eps=1e-6) * (there > 0.5),
@@ -301,7 +329,8 @@ def draw_move(rng: np.random.Generator, augment: RafareAugment | None) -> Move:
     shift = rng.uniform(-augment.shift, augment.shift, 2)
     scale = 1 + float(rng.uniform(-augment.scale, augment.scale))
     mirror = -1.0 if rng.random() < augment.mirror else 1.0
-    return Move(mirror, scale, (float(shift[0]), float(shift[1])))
+    along = float(rng.normal(0, augment.depth))
+    return Move(mirror, scale, (float(shift[0]), float(shift[1]), along))
 
 
 def join_rows(rows: Sequence[RafareBatch]) -> RafareBatch:

@@ -18,10 +18,10 @@ class RafareAugment:
     Attributes:
         mirror: share of the pairs that are mirrored.
         scale: largest change of size, as a share.
-        shift: largest shift, in half-crops.
+        shift: largest shift in the image plane, in half-crops.
         colours: change exposure and white balance, blur, add noise and compress.
         guide_lost: share of the pairs without a guide.
-        guide_shift: standard deviation of an error of the guide's depth, in half-crops.
+        depth: standard deviation of a shift of everything along the view, in half-crops.
     """
 
     mirror: float = 0.5
@@ -29,7 +29,7 @@ class RafareAugment:
     shift: float = 0.1
     colours: bool = True
     guide_lost: float = 0.1
-    guide_shift: float = 0.01
+    depth: float = 0.02
 
 
 @dataclass(frozen=True)
