@@ -1,4 +1,4 @@
-"""Our systems as benchmarks name them: weights, method, boxes, 2DASL's map, refinement."""
+"""Our systems as benchmarks name them: weights, method, boxes, map, refinement, mesh."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ class Ours:
 
     Attributes:
         weights: family, "open" or "research".
-        method: "landmarker", "fit", "dasl" or "pgn"; of meshes "mean" too.
+        method: "landmarker", "fit", "dasl", "pgn" or "rafare"; of meshes "mean" too.
         box: source of the face boxes, "official" or "detector".
         map: source of 2DASL's input map, "" for methods without one.
         refine: meshes: let the photo's colours refine the shape, as the product does.
+        mesh: of RAFaRe: "head", "detailed" or "surface", see `lifemask predict`.
     """
 
     weights: str
@@ -24,17 +25,20 @@ class Ours:
     box: str = "official"
     map: str = ""
     refine: bool = True
+    mesh: str = "head"
 
     @property
     def label(self) -> str:
         """Method as the tables show it: "dasl (self), not refined"."""
-        method = f"{self.method} ({self.map})" if self.map else self.method
+        aside = self.map or ("" if self.mesh == "head" else self.mesh)
+        method = f"{self.method} ({aside})" if aside else self.method
         return method if self.refine else f"{method}, not refined"
 
     @property
     def method_stem(self) -> str:
         """Method in file names: dasl-self-unrefined."""
-        return "-".join(filter(None, (self.method, self.map, "" if self.refine else "unrefined")))
+        mesh, refined = "" if self.mesh == "head" else self.mesh, "" if self.refine else "unrefined"
+        return "-".join(filter(None, (self.method, self.map, mesh, refined)))
 
     @property
     def stem(self) -> str:
@@ -51,6 +55,7 @@ class Ours:
         """Options of `lifemask predict` that run it."""
         chosen = f"--map {self.map} " if self.map else ""
         last = "" if self.refine else " --no-refine"
+        last += "" if self.mesh == "head" else f" --mesh {self.mesh}"
         return f"--method {self.method} {chosen}--weights {self.weights} --box {self.box}{last}"
 
     def predict(self, dataset: str, data: Path, out: Path, threads: int = 1) -> Path:
@@ -61,5 +66,6 @@ class Ours:
         given: dict[str, Any] = {"weights": self.weights, "method": self.method, "box": self.box}
         given |= {"threads": threads, "map_source": self.map or None}
         if dataset in MESH_DATASETS:
-            return predict_meshes(dataset, data, out, refine=self.refine, **given)
+            given |= {"refine": self.refine} | ({} if self.mesh == "head" else {"mesh": self.mesh})
+            return predict_meshes(dataset, data, out, **given)
         return predict(dataset, data, out, **given)

@@ -15,6 +15,7 @@ from lifemask.evaluation.report import one_number as nme
 from lifemask.evaluation.report import table as _table
 from report_dasl import dasl_sections
 from report_pgn import pgn_sections
+from report_rafare import rafare_sections
 from report_retexture import retexture_sections
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -321,6 +322,7 @@ def results_page(results: dict[str, Result]) -> str:
     lines += dasl_sections(results)
     lines += pgn_sections(results)
     lines += retexture_sections(results)
+    lines += rafare_sections(results)
     lines += scores_section(results)
     lines += ["## Where the numbers come from", ""]
     lines += [

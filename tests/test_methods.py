@@ -273,7 +273,7 @@ def test_each_map_source_changes_the_head(weights):
 
 def test_unknown_systems_and_missing_weights():
     with pytest.raises(
-        UserError, match="unknown method 'magic'; valid: dasl, fit, pgn, landmarker"
+        UserError, match="unknown method 'magic'; valid: dasl, fit, pgn, rafare, landmarker"
     ):
         load_system("magic")  # pyright: ignore[reportArgumentType]
 

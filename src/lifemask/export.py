@@ -20,13 +20,20 @@ from lifemask.graphics.meshio import (
     MeshPrimitive,
     MeshScene,
     MorphTarget,
+    encode_image,
     encode_normals,
     polygons_of_part,
+    write_atomic,
     write_glb,
     write_obj,
     write_ply,
 )
-from lifemask.methods.surface_maps import SurfaceMap, surface_maps
+from lifemask.methods.surface_maps import (
+    DISPLACEMENT_ENDING,
+    SurfaceMap,
+    displacement_pixels,
+    surface_maps,
+)
 from lifemask.types import Appearance, Geometry
 
 if TYPE_CHECKING:
@@ -44,7 +51,8 @@ def export_head(head: Head, path: Path, *, maps: bool = True) -> None:
     Args:
         head: what to write.
         path: of the file.
-        maps: give the skin's material a normal and a roughness map, where the format has them.
+        maps: give the skin's material a normal and a roughness map, where the format has them, and
+            write the displacement of a head that has one beside it.
 
     Raises:
         UserError: another suffix, or a path that cannot be written.
@@ -62,8 +70,44 @@ def export_head(head: Head, path: Path, *, maps: bool = True) -> None:
             write_obj(posed_scene(head, maps=maps), path)
         else:
             write_ply(posed_scene(head, maps=False), path)
+        if maps and head.geometry.detail is not None and suffix in (".glb", ".obj"):
+            pixels = displacement_pixels(head.geometry.detail.displacement_mm)
+            place = path.with_name(path.stem + DISPLACEMENT_ENDING)
+            write_atomic(place, encode_image(pixels, "png"))
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror or error})") from error
+
+
+def export_surface(head: Head, path: Path, photo: UInt8[np.ndarray, "h w 3"] | None = None) -> None:
+    """Write the free surface behind a head as PLY, mm, model frame.
+
+    Args:
+        head: one with `surface`.
+        path: of the file.
+        photo: colours the vertices that face its camera; None for none.
+
+    Raises:
+        UserError: a path that cannot be written.
+    """
+    try:
+        write_ply(surface_scene(head, photo), path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror or error})") from error
+
+
+def surface_scene(head: Head, photo: UInt8[np.ndarray, "h w 3"] | None = None) -> MeshScene:
+    """The free surface behind a head; see `export_surface`."""
+    surface, found = head.geometry.surface, head.surface
+    assert surface is not None and found is not None
+    vertices, faces = torch.from_numpy(found[0]).float(), surface.faces
+    normals, colors = vertex_normals(vertices, faces), None
+    if photo is not None:
+        last = torch.tensor([photo.shape[1] - 1, photo.shape[0] - 1])
+        u, v = surface.vertices_px[:, :2].round().long().clamp(min=0).minimum(last).numpy().T
+        away = (normals @ head.geometry.camera.rotation.mT)[:, 2].numpy() <= 0
+        colors = np.where(away[:, None], 128, photo[v, u]).astype(np.uint8)
+    primitive = MeshPrimitive("surface", _int32(faces), None, Material("surface"))
+    return MeshScene(_float32(vertices), (primitive,), _float32(normals), colors=colors)
 
 
 def posed_scene(head: Head, *, maps: bool = True) -> MeshScene:
@@ -187,7 +231,6 @@ def _material(part: str, appearance: Appearance | None, surface: SurfaceMap | No
 
 
 def _write_record(head: Head, path: Path) -> None:
-    from lifemask.graphics.meshio.scene import write_atomic
     from lifemask.record import params_record, record_text
 
     write_atomic(path, record_text(params_record([head], "", [[path.name]])).encode())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lifemask.assets import UserError
@@ -21,6 +21,7 @@ from lifemask.graphics.camera import (
     project,
     rotation_from_euler_deg,
     supersampled_camera,
+    unproject,
 )
 from lifemask.graphics.environment import load_light
 from lifemask.graphics.lighting import linear_to_srgb, srgb_to_linear, studio_light
@@ -115,7 +116,8 @@ class Head:
                 expression, metres. `.obj` (with .mtl and textures beside it) and `.ply`: the
                 head as in the photo, mm. `.json`: the face's record of `docs/params-schema.md`.
             maps: give the skin a normal and a roughness map too (`.glb` and `.obj`;
-                `docs/relight.md`).
+                `docs/relight.md`), and a head with `geometry.detail` its displacement beside
+                the file (`docs/detail.md`).
 
         Raises:
             UserError: another suffix, or a path that cannot be written.
@@ -174,6 +176,14 @@ class Head:
     def transfer(self) -> Float[Tensor, "v 9"]:
         """Shadowed radiance transfer of each vertex, model frame; see `graphics.occlusion`."""
         return radiance_transfer(self.geometry.vertices_mm, self.geometry.faces)
+
+    @property
+    def surface(self) -> tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"]] | None:
+        """The free surface behind the head as (vertices in mm, model frame, faces), or None."""
+        surface = self.geometry.surface
+        if surface is None:
+            return None
+        return _array(unproject(surface.vertices_px, self.geometry.camera)), _array(surface.faces)
 
     def _landmarks(self) -> Tensor:
         if self.geometry.landmarks68_mm is None:

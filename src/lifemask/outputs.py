@@ -17,6 +17,7 @@ from lifemask.head import Head
 from lifemask.record import params_record, record_text
 
 FORMATS = ("glb", "obj", "ply", "json", "png")
+MESHES = ("glb", "obj", "ply")
 DEFAULT_FORMATS = ("glb", "obj", "json", "png")
 PARAMS_NAME = "params.json"
 
@@ -51,7 +52,9 @@ def write_heads(
     """Write the heads of one photo into a folder of their own.
 
     The files are `head.glb`, `head.obj` (with its .mtl and textures), `head.ply`, `preview.png`
-    and `params.json`; with `numbered`, `head-1.glb`, `preview-1.png`, ... in the heads' order.
+    and `params.json`, `head_displacement.png` of a head with `geometry.detail`, and `surface.ply`,
+    the free surface behind a head, with any mesh format; with `numbered`, `head-1.glb`,
+    `preview-1.png`, ... in the heads' order.
 
     Args:
         heads: at least one.
@@ -137,7 +140,7 @@ def _check_target(folder: Path, overwrite: bool) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    stems = ("head", "preview", "params")
+    stems = ("head", "surface", "preview", "params")
     return all(p.is_file() and p.name.startswith(stems) for p in folder.iterdir())
 
 
@@ -173,9 +176,13 @@ def _write_head(
 ) -> list[str]:
     """Write one head's files; returns their names."""
     before = set(folder.iterdir())
-    for name in ("glb", "obj", "ply"):
+    for name in MESHES:
         if name in formats:
             head.export(folder / f"head{suffix}.{name}", maps=maps)
+    if head.surface is not None and head.model is not None and set(formats) & set(MESHES):
+        from lifemask.export import export_surface
+
+        export_surface(head, folder / f"surface{suffix}.ply", photo)
     if "png" in formats:
         from lifemask.preview import preview
 

@@ -20,7 +20,6 @@ from lifemask.faces.choice import (
     face_of_box,
     face_of_landmarks,
     largest_first,
-    side_px,
     usable_faces,
 )
 from lifemask.faces.crop import Box, cut_window
@@ -36,6 +35,7 @@ from lifemask.pipeline_config import (
     check_choice,
     dasl_settings,
     pgn_settings,
+    warnings_about,
 )
 from lifemask.pipeline_input import (
     Photo,
@@ -47,9 +47,10 @@ from lifemask.pipeline_input import (
     read_landmarks,
     read_photo,
 )
-from lifemask.types import Appearance, Face, Geometry, Landmarks, MethodUse
+from lifemask.types import Appearance, Face, FreeSurface, Geometry, Landmarks, MethodUse
 
 if TYPE_CHECKING:
+    from lifemask.methods._rafare_stage import SurfaceFinder
     from lifemask.methods.retexture import Retexturer
 
 log = logging.getLogger(__name__)
@@ -185,7 +186,7 @@ class Pipeline:
         ]
 
     def finish(self, seen: FaceInput, geometry: Geometry, person: tuple[str, ...] = ()) -> Head:
-        """The head of a geometry: refined and dressed.
+        """The head of a geometry: refined, detailed and dressed; or its bare surface.
 
         Args:
             seen: what the method got.
@@ -193,9 +194,14 @@ class Pipeline:
             person: names of the photos that share its identity, which then stays; empty for one.
         """
         image, face = seen.image, seen.face
+        if self.config.bare:
+            from lifemask.methods._rafare_detail import bare_surface
+
+            geometry = bare_surface(geometry, self.device_model)
         regions = self.find_regions(image, geometry)
         given = (image, geometry, seen.landmarks, regions)
         geometry = self.refine(*given, hold_identity=bool(person), trusted=seen.given)
+        geometry = self.add_detail(image, geometry, regions)
         appearance = self.dress(image, geometry, regions)
         face = face if isinstance(face, Face) else Face(face, 1.0)
         return Head(
@@ -205,7 +211,7 @@ class Pipeline:
             image_size=seen.image_size,
             weights=self.config.weights,
             model=self.model if self._is_modelled(geometry) else None,
-            warnings=_warnings(face, geometry, seen.image_size),
+            warnings=warnings_about(face, geometry, seen.image_size, self.config),
             method=self._method_use(seen, geometry),
             person=person,
         )
@@ -275,14 +281,32 @@ class Pipeline:
         given = (image, geometry, points, self.device_model, config)
         refined = refine_photometric(*given, regions=regions).geometry
         refined = with_distance(refined, landmarks, self.device_model)
-        kept = {name: getattr(geometry, name) for name in ("map_vertices_px", "uncertainty_px")}
-        return replace(refined, **kept)
+        kept = ("map_vertices_px", "uncertainty_px", "surface")
+        return replace(refined, **{name: getattr(geometry, name) for name in kept})
+
+    def add_detail(
+        self, image: Rgb, geometry: Geometry, regions: Regions | None = None
+    ) -> Geometry:
+        """The head with a free surface carried onto it, if that is switched on.
+
+        A face that shows none stays as it is, unless the method itself is about surfaces.
+        """
+        if not self.config.carries or not self._is_modelled(geometry):
+            return geometry
+        from lifemask.methods._rafare_detail import detailed_head
+
+        def found(head: Geometry) -> FreeSurface:
+            return self.surface_finder(image, head, self.model, regions)
+
+        needed = self.config.method == "rafare"
+        return detailed_head(geometry, self.model, found, regions, needed=needed)
 
     def find_regions(self, image: Rgb, geometry: Geometry) -> Regions | None:
         """Region maps of the photo about the fitted head, if that is switched on."""
         model = self.device_model
         config = self.config
-        used = config.regions and (config.refine or config.texture != "none")
+        needed = config.refine or config.carries or config.texture != "none"
+        used = config.regions and needed
         known = self._is_modelled(geometry) and SQUARE_NAME in model.landmark_embeddings
         if not (used and known and self.parser is not None):
             return None
@@ -341,6 +365,8 @@ class Pipeline:
     def _method_use(self, seen: FaceInput, geometry: Geometry) -> MethodUse:
         config = self.config
         options = dict(self.geometry_stage.options(seen))
+        if geometry.detail is not None:
+            options["detail"] = "rafare"
         return MethodUse(config.method, config.weights, self._refines(geometry), options)
 
     @cached_property
@@ -367,6 +393,14 @@ class Pipeline:
             self.device_model, config.weights, config.threads, config.method_settings
         )
         return getattr(import_module(module), function)(setup)
+
+    @cached_property
+    def surface_finder(self) -> SurfaceFinder:
+        """RAFaRe, for the detail of other methods' heads."""
+        from lifemask.methods._rafare_detail import load_finder
+
+        config = self.config
+        return load_finder(config.weights, self.model.name, config.rafare, config.threads)
 
     @cached_property
     def parser(self) -> Parser | None:
@@ -457,18 +491,3 @@ def reconstruct_person(
 def _pipeline(config: PipelineConfig) -> Pipeline:
     """The pipelines of this process by their settings, so that networks are loaded once."""
     return Pipeline(config)
-
-
-def _warnings(face: Face, geometry: Geometry, image_size: tuple[int, int]) -> tuple[str, ...]:
-    """What a user should know before trusting the result."""
-    found: list[str] = []
-    side = side_px(face)
-    if side < 80:
-        found.append(f"the face is only {side:.0f} px wide; details are guesses")
-    if geometry.residual_px > 0.06 * side:
-        found.append("the landmarks fit no head well; check the preview")
-    x0, y0, x1, y1 = face.box
-    width, height = image_size
-    if x0 <= 0.5 or y0 <= 0.5 or x1 >= width - 1.5 or y1 >= height - 1.5:
-        found.append("the face touches the photo's edge; what lies outside is a guess")
-    return tuple(found)

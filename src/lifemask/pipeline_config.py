@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from lifemask.assets import UserError
+from lifemask.faces.choice import side_px
 from lifemask.methods.fitting import FitConfig
+from lifemask.types import Face, Geometry
 
 if TYPE_CHECKING:
     from lifemask.methods.dasl import DaslPredictConfig
     from lifemask.methods.pgn import PgnPredictConfig
     from lifemask.methods.photometric import PhotometricConfig
+    from lifemask.methods.rafare import RafarePredictConfig
     from lifemask.methods.retexture import RetexturePredictConfig
     from lifemask.methods.texture import TextureConfig
 
@@ -21,10 +24,12 @@ METHODS = {
     "fit": "lifemask.methods._fitting_stage:create_stage",
     "dasl": "lifemask.methods._dasl_stage:create_stage",
     "pgn": "lifemask.methods._pgn_stage:create_stage",
+    "rafare": "lifemask.methods._rafare_stage:create_stage",
 }
 """Method name to its factory (`methods._stage`), as an import string."""
 PINHOLE_METHODS = ("fit", "pgn")
 TEXTURES = ("auto", "retexture", "photo", "none")
+DETAILS = ("auto", "none", "rafare")
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,12 @@ class PipelineConfig:
         weights: family of the networks: "open" for any use, "research" for research only.
         method: how a face becomes geometry; one of `METHODS`: "fit" solves for the head behind
             the landmarks, "dasl" (2DASL) regresses it from the crop, "pgn" predicts a position
-            map and solves for the pose.
+            map and solves for the pose, "rafare" finds a surface without a face model beside PGN's
+            head.
+        detail: "rafare" carries RAFaRe's surface onto the head, whatever the method: its vertices
+            fit the surface, and what is finer becomes a displacement and normal map; "none" leaves
+            the head as the method made it, and with the method "rafare" gives the bare surface,
+            without texture or blendshapes; "auto" is "rafare" with that method, else "none".
         texture: how the photo becomes appearance: "retexture" asks a network for albedo and for
             the light of each texel, "photo" solves for one light and divides it out, "none" leaves
             the head without colour; "auto" takes the network for the head model it was trained on
@@ -51,6 +61,7 @@ class PipelineConfig:
             landmark terms too.
         dasl: settings of 2DASL; None for its defaults: our landmarks, or yours, are its map.
         pgn: settings of PGN; None for its defaults.
+        rafare: settings of RAFaRe; None for its defaults.
         photometric: settings of the refinement; None for its defaults with the same `fit`.
         appearance: settings of the texture "photo"; None for its defaults.
         retexture: settings of the texture "retexture"; None for its defaults.
@@ -58,6 +69,7 @@ class PipelineConfig:
 
     weights: Literal["open", "research"] = "open"
     method: str = "pgn"
+    detail: str = "auto"
     texture: str = "auto"
     faces: Literal["largest", "all"] = "largest"
     refine: bool = True
@@ -68,6 +80,7 @@ class PipelineConfig:
     fit: FitConfig = field(default_factory=FitConfig)
     dasl: DaslPredictConfig | None = None
     pgn: PgnPredictConfig | None = None
+    rafare: RafarePredictConfig | None = None
     photometric: PhotometricConfig | None = None
     appearance: TextureConfig | None = None
     retexture: RetexturePredictConfig | None = None
@@ -81,6 +94,7 @@ class PipelineConfig:
         """
         check_choice("weights", self.weights, ("open", "research"))
         check_choice("method", self.method, tuple(METHODS))
+        check_choice("detail", self.detail, DETAILS)
         check_choice("texture", self.texture, TEXTURES)
         check_choice("faces", self.faces, ("largest", "all"))
         _check_device(self.device)
@@ -89,6 +103,16 @@ class PipelineConfig:
                 f"method {self.method} predicts for an orthographic camera; a {self.fit.camera}"
                 f" camera needs the method {' or '.join(PINHOLE_METHODS)}"
             )
+
+    @property
+    def carries(self) -> bool:
+        """Whether a free surface is carried onto the head."""
+        return self.detail == "rafare" or (self.detail == "auto" and self.method == "rafare")
+
+    @property
+    def bare(self) -> bool:
+        """Whether the result is the free surface itself, without the head model."""
+        return self.method == "rafare" and not self.carries
 
     @property
     def method_settings(self) -> Any:
@@ -131,6 +155,34 @@ def pgn_settings(method: str, shape: str | None) -> PgnPredictConfig | None:
 
     check_choice("shape", shape, ("model", "map"))
     return PgnPredictConfig(shape=shape)  # pyright: ignore[reportArgumentType]
+
+
+def warnings_about(
+    face: Face, geometry: Geometry, image_size: tuple[int, int], config: PipelineConfig
+) -> tuple[str, ...]:
+    """What a user should know before trusting a result, one line each.
+
+    Args:
+        face: where it was found in the photo.
+        geometry: the result.
+        image_size: (width, height) of the photo in px.
+        config: what was asked for.
+    """
+    found: list[str] = []
+    side = side_px(face)
+    if side < 80:
+        found.append(f"the face is only {side:.0f} px wide; details are guesses")
+    if geometry.residual_px > 0.06 * side:
+        found.append("the landmarks fit no head well; check the preview")
+    x0, y0, x1, y1 = face.box
+    width, height = image_size
+    if x0 <= 0.5 or y0 <= 0.5 or x1 >= width - 1.5 or y1 >= height - 1.5:
+        found.append("the face touches the photo's edge; what lies outside is a guess")
+    if config.bare:
+        found.append("the bare surface has no texture or blendshapes; --detail rafare has both")
+    elif config.carries and geometry.detail is None:
+        found.append("too little is seen for a detailed surface; the head is without it")
+    return tuple(found)
 
 
 def check_choice(what: str, value: str, valid: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from lifemask.facemodel.detail import displaced
 from lifemask.faces.crop import crop_square
 from lifemask.graphics.camera import camera_for_crop, project, screen_depth
 from lifemask.graphics.lighting import studio_light
@@ -28,6 +30,8 @@ CANVAS = (20, 21, 24)
 PANEL = (34, 36, 41)
 TEXT, MUTED, ACCENT, AMBER = (236, 238, 242), (146, 151, 161), (116, 206, 222), (236, 178, 88)
 THREE_QUARTER_DEG = 38.0
+MOST_LINES = 60_000
+"""A mesh of more faces is not drawn as a wireframe."""
 RELIGHTS = ("key", "sunset")
 
 Rgb = UInt8[np.ndarray, "h w 3"]
@@ -46,7 +50,8 @@ def preview(head: Head, photo: Rgb | None = None, title: str = "") -> Image.Imag
         Panels of one face scale on a dark ground: photo, the mesh over it, clay in the photo's
         pose, then textured from the front, from both sides, and in two other lights.
     """
-    panels = [*_photo_panels(head, photo), *_view_panels(head)]
+    shape = fine_clay(head)
+    panels = [*_photo_panels(head, shape, photo), *_view_panels(head, shape)]
     pictures = [(label, draw()) for label, draw in panels]
     return _sheet(pictures, title or "head", _right_note(head), _footer(head), head.warnings)
 
@@ -72,24 +77,35 @@ def _px_per_mm(camera: Camera, point_mm: Float[Tensor, "3"]) -> float:
     return float(camera.scale / -z)
 
 
-def _photo_panels(head: Head, photo: Rgb | None) -> list[Panel]:
+def _photo_panels(head: Head, shape: Head, photo: Rgb | None) -> list[Panel]:
     if photo is None:
         return []
     center, side = frame_in_photo(head)
     cut = _cut_photo(photo, center, side)
     camera = camera_for_crop(head.geometry.camera, center, side, PANEL_PX)
+    fit = ("Fit", lambda: draw_wireframe(cut, head, camera))
     return [
         ("Photo", lambda: cut),
-        ("Fit", lambda: draw_wireframe(cut, head, camera)),
-        ("Shape", lambda: _picture(head, camera, clay=True)),
+        *([fit] if len(head.geometry.faces) < MOST_LINES else []),
+        ("Shape", lambda: _picture(shape, camera, clay=True)),
     ]
 
 
-def _view_panels(head: Head) -> list[Panel]:
+def fine_clay(head: Head) -> Head:
+    """The head as a finer mesh that its displacement moves; itself without one."""
+    geometry, model = head.geometry, head.model
+    if geometry.detail is None or model is None:
+        return head
+    fine = displaced(model, geometry.vertices_mm, geometry.detail.displacement_mm)
+    mesh = replace(geometry, vertices_mm=fine.vertices, faces=fine.faces)
+    return replace(head, geometry=mesh, appearance=None, model=None)
+
+
+def _view_panels(head: Head, shape: Head) -> list[Panel]:
     def view(yaw_deg: float, light: str | None = None, clay: bool = False) -> Panel:
         def draw() -> Image.Image:
             camera = view_camera(head.geometry.vertices_mm, PANEL_PX, yaw_deg)
-            lit = head if light is None else head.relight(studio_light(light))
+            lit = shape if clay else head if light is None else head.relight(studio_light(light))
             return _picture(lit, camera, clay)
 
         side = "left" if yaw_deg < 0 else "right"

@@ -64,6 +64,7 @@ def face_record(head: Head, files: Sequence[str] = ()) -> dict[str, Any]:
         "landmarks68_px": None if points_mm is None else _numbers(head.landmarks68_px, 3),
         "landmarks68_mm": _numbers(points_mm, 4),
         "light_sh": _numbers(head.appearance and head.appearance.lighting.sh, 5),
+        "displacement": displacement_record(head, files),
         "residual_px": round(residual, 4) if math.isfinite(residual) else None,
         "files": list(files),
         "warnings": list(head.warnings),
@@ -79,6 +80,24 @@ def method_record(method: MethodUse | None) -> dict[str, Any] | None:
         "weights": method.weights,
         "refined": method.refined,
         "options": dict(method.options),
+    }
+
+
+def displacement_record(head: Head, files: Sequence[str]) -> dict[str, Any] | None:
+    """How to read the displacement map; None for a head without one."""
+    if head.geometry.detail is None:
+        return None
+    from lifemask.methods.surface_maps import (
+        DISPLACEMENT_ENDING,
+        DISPLACEMENT_STEPS_PER_MM,
+        DISPLACEMENT_ZERO,
+    )
+
+    own = [name for name in files if name.endswith(DISPLACEMENT_ENDING)]
+    return {
+        "file": own[0] if own else None,
+        "zero": DISPLACEMENT_ZERO,
+        "steps_per_mm": DISPLACEMENT_STEPS_PER_MM,
     }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 CameraModel = Literal["orthographic", "pinhole"]
@@ -127,6 +127,39 @@ class ModelParams:
 
 
 @dataclass(frozen=True)
+class FreeSurface:
+    """A face's surface that no face model made, as a photo shows it.
+
+    Attributes:
+        vertices_px: (v, 3) photo px (u, v, w) of `graphics.camera.project`; w has the scale of u
+            and v but no origin of its own until the surface is aligned with a head.
+        faces: (f, 3) vertex ids, counter-clockwise from outside.
+    """
+
+    vertices_px: Float[Tensor, "v 3"]
+    faces: Int[Tensor, "f 3"]
+
+
+@dataclass(frozen=True)
+class ShapeDetail:
+    """What a free surface added to a head of the face model.
+
+    Attributes:
+        offsets_mm: (v, 3) what was added to the vertices, model frame, in the photo's expression;
+            `Geometry.vertices_mm` contains it.
+        displacement_mm: (n, n) what the vertices cannot hold, over the skin's UVs: mm along the
+            normal, positive outward, above the smooth surface through the vertices
+            (`graphics.subdivide.refine`); row 0 is v = 1, and 0 where `known` is.
+        known: (n, n) in [0, 1], how far the photo shows the texel; it has faded out of
+            `displacement_mm` already.
+    """
+
+    offsets_mm: Float[Tensor, "v 3"]
+    displacement_mm: Float[Tensor, "n n"]
+    known: Float[Tensor, "n n"]
+
+
+@dataclass(frozen=True)
 class Geometry:
     """A face's shape and the camera that sees it in the photo.
 
@@ -142,6 +175,8 @@ class Geometry:
             px (u, v, w), NaN where the map shows nothing; None for methods without such a map.
         uncertainty_px: (v,) expected error of each vertex in photo px, from the disagreement of
             that mesh and the model's and the map's own doubt; NaN there, too.
+        surface: a surface found without a model; None for methods without one.
+        detail: what of such a surface was carried onto the model's head; None if nothing was.
     """
 
     vertices_mm: Float[Tensor, "v 3"]
@@ -153,6 +188,8 @@ class Geometry:
     residual_px: float = float("nan")
     map_vertices_px: Float[Tensor, "v 3"] | None = None
     uncertainty_px: Float[Tensor, "v"] | None = None
+    surface: FreeSurface | None = None
+    detail: ShapeDetail | None = None
 
 
 @dataclass(frozen=True)

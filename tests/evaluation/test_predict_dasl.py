@@ -110,7 +110,7 @@ def test_points_of_an_untrained_network_from_the_command_line(weights, packed, t
     [
         ("--map self", "method landmarker draws no landmark map"),
         ("--method dasl --map sketch", "unknown map source 'sketch'; valid: detector, self, none"),
-        ("--method magic", "unknown method 'magic'; valid: dasl, fit, pgn, landmarker"),
+        ("--method magic", "unknown method 'magic'; valid: dasl, fit, pgn"),
         ("--method dasl --weights research", "dasl weights are not installed: dasl-research"),
     ],
 )

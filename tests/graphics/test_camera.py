@@ -188,3 +188,9 @@ def test_projection_gradients() -> None:
 
     for function in (ortho, pinhole):
         assert torch.autograd.gradcheck(function, (points, rotvec, scale, shift))
+
+
+@pytest.mark.parametrize("camera", _cameras(), ids=lambda c: c.model)
+def test_unproject_is_the_inverse_of_project(camera) -> None:
+    points = _points()
+    torch.testing.assert_close(cam.unproject(cam.project(points, camera), camera), points)

@@ -14,6 +14,7 @@ from lifemask.apps.commands import (
     assets,
     benchmark,
     fit,
+    pairs,
     reconstruct,
     relight,
     synth,
@@ -41,6 +42,7 @@ app.command("predict")(benchmark.predict)
 app.command("score")(benchmark.score)
 app.command("compare")(benchmark.compare)
 app.command("synth")(synth.synth)
+app.command("pairs")(pairs.pairs)
 app.command("train", context_settings=train.CONTEXT)(train.train)
 app.command("ablate", context_settings=train.CONTEXT)(ablate.ablate)
 

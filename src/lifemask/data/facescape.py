@@ -94,6 +94,12 @@ class FaceScape:
         """Names of the items."""
         return tuple(item.name for item in self.items)
 
+    @property
+    def image_paths(self) -> tuple[Path, ...]:
+        """The photos of the items; empty unless all are there."""
+        paths = tuple(item.image for item in self.items if item.image is not None)
+        return paths if len(paths) == len(self.items) else ()
+
     def truth(self, item: FaceScapeItem) -> tuple[Float[ndarray, "v 3"], Int[ndarray, "f 3"]]:
         """True vertices (v, 3) in mm in the camera frame, and faces (f, 3).
 

@@ -84,6 +84,13 @@ class Micc:
         """Condition of each item; "scan" without videos."""
         return tuple(name.partition("/")[2] or "scan" for name in self.names)
 
+    @property
+    def image_paths(self) -> tuple[Path, ...]:
+        """The video, or folder of frames, of each item; empty unless all are there."""
+        found = (_video(self.folder / n.partition("/")[0], n.partition("/")[2]) for n in self.names)
+        paths = tuple(path for path in found if path is not None)
+        return paths if len(paths) == len(self.names) else ()
+
     def scan(self, name: str) -> MiccScan:
         """The truth of an item.
 
@@ -114,7 +121,7 @@ def load_micc(folder: str | Path) -> Micc:
         if mesh is None:
             continue
         scans[person.name] = mesh
-        videos = [c for c in CONDITIONS if _has_video(person, c)]
+        videos = [c for c in CONDITIONS if _video(person, c) is not None]
         names += [f"{person.name}/{c}" for c in videos] or [person.name]
     if not scans:
         raise UserError(
@@ -133,10 +140,13 @@ def _frontal_scan(person: Path) -> Path | None:
     return None
 
 
-def _has_video(person: Path, condition: str) -> bool:
-    """Whether the video, or a folder of its frames, is there."""
+def _video(person: Path, condition: str) -> Path | None:
+    """The video, or the folder of its frames; None where there is none."""
+    if not condition:
+        return None
     places = (person / "Video", person)
-    return any(next(place.glob(f"{condition}*"), None) is not None for place in places)
+    found = (p for place in places for p in sorted(place.glob(f"{condition}*")))
+    return next((p for p in found if p.suffix.lower() not in _MESHES), None)
 
 
 def _landmarks51(folder: Path, mesh: Path) -> Float[ndarray, "51 3"] | None:

@@ -58,7 +58,7 @@ SCORED_SETS = {"aflw2000": SCORED_SET, "aflw21": SCORED_SET, "ytf68": "ict68"}
 """Landmark convention in which each data set is predicted."""
 
 BoxSource = Literal["official", "detector"]
-MethodName = Literal["landmarker", "fit", "dasl", "pgn"]
+MethodName = Literal["landmarker", "fit", "dasl", "pgn", "rafare"]
 Box = tuple[float, float, float, float]
 System = Callable[[ndarray, Face | Box], tuple[ndarray, ndarray]]
 """Photo (H, W, 3) uint8 and the face to landmarks (68, 3) in photo px and pose (3,) in degrees.
@@ -93,7 +93,8 @@ def predict(
         out: npz to write. While running, finished photos are in `OUT.partial.npz`.
         weights: family of the landmarker's weights.
         method: "landmarker" scores the network's own points, "fit" those of the fitted head,
-            "dasl" those of the head that 2DASL regresses, "pgn" those of PGN's head.
+            "dasl" those of the head that 2DASL regresses, "pgn" those of PGN's head, "rafare" those
+            of the head that guides RAFaRe's surface, which is PGN's.
         box: "official" hands the benchmark's box to the landmarker, so no face can be missed;
             "detector" runs our detector and takes the face that overlaps the true landmarks'
             box best; below an intersection over union of 0.3 the face counts as missed.

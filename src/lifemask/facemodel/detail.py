@@ -232,9 +232,19 @@ def displace(
         The fine mesh of the whole head; `parent` gives each face's face of the model. Only vertices
         of the skin move.
     """
-    topology = detail.model.topology
+    return displaced(detail.model, vertices, torch.from_numpy(displacement_mm), times)
+
+
+def displaced(
+    model: FaceModel,
+    vertices: Float[Tensor, "v 3"],
+    displacement_mm: Float[Tensor, "n n"],
+    times: int = 2,
+) -> FineMesh:
+    """As `displace`, for any height map over the skin's UVs of a model."""
+    topology = model.topology
     fine = refine(vertices, topology.faces, topology.uvs, topology.faces_uv, times)
-    texture = torch.from_numpy(displacement_mm).to(vertices)[None]
+    texture = displacement_mm.to(vertices)[None]
     height = sample_uv(texture, fine.uvs.to(vertices))[:, 0]
     on_skin = topology.face_part[fine.parent] == 0
     corner, corner_uv = fine.faces[on_skin].long().ravel(), fine.faces_uv[on_skin].long().ravel()

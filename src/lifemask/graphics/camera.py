@@ -106,6 +106,25 @@ def project(points: Float[Tensor, "*b n 3"], camera: Camera) -> Float[Tensor, "*
     return torch.stack((center_u + zoom * x, center_v - zoom * y, w), dim=-1)
 
 
+def unproject(points_px: Float[Tensor, "*b n 3"], camera: Camera) -> Float[Tensor, "*b n 3"]:
+    """Points (*b, n, 3) in mm, model frame, that `project` takes to (u, v, w); its inverse.
+
+    A pinhole camera has no answer for points as far in front as the eye: `w >= f`.
+    """
+    u, v, w = points_px.unbind(-1)
+    scale = camera.scale.unsqueeze(-1)
+    if camera.model == "orthographic":
+        shift_u, shift_v = camera.translation[..., :2].unsqueeze(-2).unbind(-1)
+        seen = torch.stack(((u - shift_u) / scale, (shift_v - v) / scale, w / scale), dim=-1)
+        return seen @ camera.rotation
+    center_u, center_v = camera.center.unsqueeze(-2).unbind(-1)
+    origin_z = camera.translation[..., 2:]
+    z = origin_z - origin_z * w / scale
+    zoom = -z / scale
+    seen = torch.stack(((u - center_u) * zoom, (center_v - v) * zoom, z), dim=-1)
+    return (seen - camera.translation.unsqueeze(-2)) @ camera.rotation
+
+
 def screen_depth(points: Float[Tensor, "*b n 3"], camera: Camera) -> Float[Tensor, "*b n"]:
     """Depth (*b, n) that is affine over the image of a plane, larger = nearer.
 

@@ -4,7 +4,8 @@ A base colour alone looks like plaster under an engine's lamps. What is fine com
 sources: grain that all skin has (the noise of `facemodel.detail`, in 3D, so that no chart's border
 shows), and relief read from the texture, where dark is deep, inside the skin that the photo shows
 and its mirror image. Roughness follows the parts of the face. Everything is a function of its
-arguments: the same head gets the same maps.
+arguments: the same head gets the same maps. Where a surface was carried onto the head
+(`Geometry.detail`) its displacement stands in the place of what the texture tells.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt16
 from torch import Tensor
 
 from lifemask.facemodel.base import FaceModel
@@ -26,6 +27,10 @@ from lifemask.methods._surface_regions import SkinRegions, skin_regions
 from lifemask.types import Appearance, Geometry
 
 NEEDED_REGIONS = ("face", "lips", "brows", "scalp")
+DISPLACEMENT_ENDING = "_displacement.png"
+DISPLACEMENT_ZERO = 32768
+DISPLACEMENT_STEPS_PER_MM = 8192
+"""A displacement map's 16-bit grey is `zero + steps * mm`."""
 _REFERENCE = 1024
 """Side of the texture for which widths in texels are given; a texel of the face is about 1 mm."""
 _FINE_TEXELS, _COARSE_TEXELS = 0.8, 4.0
@@ -76,7 +81,7 @@ def surface_maps(
     Empty for a model without the skin, landmarks ("ict68") or regions that the maps go by.
 
     Args:
-        geometry: posed head with the model's topology.
+        geometry: posed head with the model's topology, and its `detail` if it has one.
         appearance: complete albedo; `visible` tells where relief can be read, None means all of it.
         model: names the topology, UVs and regions.
         config: settings; None for the defaults.
@@ -89,11 +94,18 @@ def surface_maps(
     layout = _layout(model, appearance.albedo.shape[-1])
     tone = _log_luminance(appearance, layout)
     relief = _relief(tone, appearance, layout, config)
-    height = (config.grain_mm * layout.grain + relief) * layout.fade
+    carried, known = _carried(geometry, layout)
+    height = (config.grain_mm * layout.grain + (1 - known) * relief) * layout.fade + carried
     vertices = geometry.vertices_mm.detach().float().cpu()
     normals = relief_normals(height, vertices, layout.atlas).permute(1, 2, 0).contiguous().numpy()
     roughness = _roughness(tone, relief, layout, config)
     return {"skin": SurfaceMap(normals, roughness)}
+
+
+def displacement_pixels(displacement_mm: Float[Tensor, "n n"]) -> UInt16[np.ndarray, "n n"]:
+    """A displacement map as 16-bit grey, row 0 at v = 1."""
+    steps = displacement_mm.detach().cpu().double().numpy() * DISPLACEMENT_STEPS_PER_MM
+    return np.clip(np.round(steps + DISPLACEMENT_ZERO), 0, 65535).astype(np.uint16)
 
 
 @dataclass(frozen=True)
@@ -184,6 +196,17 @@ def _relief(
     band = _texels(bands[0] - bands[1], layout.atlas)
     share = layout.regions.open_skin * _seen(appearance, layout)
     return config.relief_mm * torch.tanh(_GAIN * band) * share
+
+
+def _carried(geometry: Geometry, layout: _MapLayout) -> tuple[Tensor, Tensor]:
+    """(t,) displacement in mm of a surface carried onto the head, and where it is known."""
+    if geometry.detail is None:
+        return torch.zeros(len(layout.atlas)), torch.zeros(len(layout.atlas))
+    atlas = layout.atlas
+    right, up = (atlas.columns + 0.5) / atlas.size, 1 - (atlas.rows + 0.5) / atlas.size
+    maps = torch.stack((geometry.detail.displacement_mm, geometry.detail.known))
+    rows = sample_uv(maps.detach().float().cpu(), torch.stack((right, up), dim=-1))
+    return rows[:, 0], rows[:, 1]
 
 
 def _seen(appearance: Appearance, layout: _MapLayout) -> Tensor:

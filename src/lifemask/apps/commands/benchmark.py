@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,8 @@ def predict(
         str,
         typer.Argument(
             metavar="DATASET",
-            help="aflw2000, aflw21, ytf68; meshes: now, realy, stirling, synthetic_heads, scans.",
+            help="aflw2000, aflw21, ytf68; meshes: now, realy, stirling, synthetic_heads, scans,"
+            " facescape_wild, facescape_lab, micc.",
         ),
     ],
     data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the data set.")],
@@ -28,9 +29,9 @@ def predict(
     method: Annotated[
         str,
         typer.Option(
-            metavar="landmarker|fit|dasl|pgn|mean",
+            metavar="landmarker|fit|dasl|pgn|rafare|mean",
             help="Points of the network, of the fitted head or of the head of 2DASL or PGN; meshes:"
-            " fit, dasl, pgn, or mean, a baseline.",
+            " fit, dasl, pgn, rafare, or mean, a baseline.",
         ),
     ] = "landmarker",
     map_source: MapSource = None,
@@ -41,6 +42,14 @@ def predict(
     refine: Annotated[
         bool, typer.Option("--refine/--no-refine", help="Meshes: let the colours refine the shape.")
     ] = True,
+    mesh: Annotated[
+        str,
+        typer.Option(
+            metavar="head|detailed|surface",
+            help="Meshes of rafare: the head that carries the surface, the same with its"
+            " displacement map, or the surface itself.",
+        ),
+    ] = "head",
     threads: Annotated[int, typer.Option(help="Threads of the networks.")] = 1,
     resume: Annotated[bool, typer.Option(help="Go on from an interrupted run.")] = True,
 ) -> None:
@@ -55,7 +64,8 @@ def predict(
 
     lookup(DATASETS | MESH_DATASETS, dataset, "data set")
     meshes = dataset in MESH_DATASETS
-    run = partial(predict_meshes, refine=refine) if meshes else predict_points
+    more: dict[str, Any] = {"refine": refine, "mesh": mesh}
+    run = partial(predict_meshes, **more) if meshes else predict_points
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(dataset)

@@ -38,10 +38,10 @@ Refine = Annotated[
 Method = Annotated[
     str,
     typer.Option(
-        metavar="fit|dasl|pgn",
+        metavar="fit|dasl|pgn|rafare",
         help="How a face becomes geometry: fit solves for the head behind its landmarks,"
         " dasl (2DASL) regresses it from the picture, pgn predicts a position map and solves for"
-        " the pose.",
+        " the pose, rafare finds the surface itself, with its folds, and carries it onto a head.",
     ),
 ]
 MapSource = Annotated[
@@ -61,6 +61,15 @@ Shape = Annotated[
         help="With --method pgn: the face model's mesh (default), or the position map's own where"
         " it shows the face; the latter has no identity or expression and is not refined.",
         show_default=False,
+    ),
+]
+Detail = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|none|rafare",
+        help="rafare: the surface that RAFaRe finds is carried onto the head, as vertices and as a"
+        " displacement and normal map (default with --method rafare). none with --method rafare:"
+        " the bare surface, without texture and blendshapes.",
     ),
 ]
 SamePerson = Annotated[
@@ -87,6 +96,7 @@ def reconstruct(
     method: Method = "pgn",
     map_source: MapSource = None,
     shape: Shape = None,
+    detail: Detail = "auto",
     texture: Texture = "auto",
     weights: Weights = "open",
     faces: Annotated[
@@ -128,6 +138,7 @@ def reconstruct(
     config = PipelineConfig(
         weights=weights,  # pyright: ignore[reportArgumentType]
         method=method,
+        detail=detail,
         texture=texture,
         faces=faces,  # pyright: ignore[reportArgumentType]
         refine=refine,

@@ -15,10 +15,12 @@ from lifemask.graphics.meshio.scene import (
     MeshScene,
     MorphTarget,
     decode_normals,
+    encode_image,
     encode_normals,
     polygon_uvs,
     polygons_of_part,
     split_seams,
+    write_atomic,
 )
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "decode_glb",
     "decode_normals",
     "encode_glb",
+    "encode_image",
     "encode_normals",
     "polygon_uvs",
     "polygons_of_part",
@@ -38,6 +41,7 @@ __all__ = [
     "read_obj",
     "read_ply",
     "split_seams",
+    "write_atomic",
     "write_glb",
     "write_mesh",
     "write_obj",

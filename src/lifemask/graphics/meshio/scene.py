@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32, UInt8
+from jaxtyping import Float, Float32, Int32, UInt8, UInt16
 
 
 class MeshFormatError(ValueError):
@@ -231,9 +231,14 @@ def decode_normals(pixels: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w
 
 
 def encode_image(
-    pixels: UInt8[np.ndarray, "h w *c"], image_format: str, quality: int = 95
+    pixels: UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w"],
+    image_format: str,
+    quality: int = 95,
 ) -> bytes:
-    """An RGB or grey image as the bytes of a "png" or "jpeg" file (4:4:4 chroma)."""
+    """An RGB or grey image as the bytes of a "png" or "jpeg" file (4:4:4 chroma).
+
+    16-bit grey is for "png" alone.
+    """
     import io
 
     from PIL import Image

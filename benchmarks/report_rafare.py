@@ -1,0 +1,145 @@
+"""RESULTS.md's section about detailed surfaces: levels, controls, differences, targets, cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lifemask.evaluation.report import table
+
+Result = dict[str, Any]
+COLUMNS = (
+    ("z", "cd_mm", "CD mm", 2),
+    ("similarity", "cd_mm", "CD mm, similarity", 2),
+    ("z", "normal_angle_deg", "normals deg", 2),
+    ("z", "detail_r", "detail r", 3),
+    ("z", "detail_energy_ratio", "energy ratio", 2),
+    ("z", "cover_percent", "cover %", 1),
+)
+PARTS = (
+    ("normal_angle_eyes_deg", "eyes"),
+    ("normal_angle_lips_deg", "lips"),
+    ("normal_angle_nose_deg", "nose"),
+)
+DIFFERENCES = (
+    ("cd_mm", "CD mm", 3),
+    ("normal_angle_deg", "normals deg", 2),
+    ("detail_r", "detail r", 3),
+    ("detail_energy_ratio", "energy, times", 2),
+)
+
+
+def rafare_sections(results: dict[str, Result]) -> list[str]:
+    """All sections; empty where nothing was measured."""
+    lines: list[str] = []
+    for stem, result in results.items():
+        if result.get("benchmark") == "rafare":
+            lines += _section(stem, result)
+        elif result.get("protocol") == "scans" and result.get("differences"):
+            lines += _scans(result["differences"])
+    return lines
+
+
+def _section(stem: str, result: Result) -> list[str]:
+    guided = "with" if result["guide"] else "without"
+    lines = [
+        f"## Detailed surfaces, `{stem}`",
+        "",
+        f"{result['heads']} held-out pairs, crops of {result['size']} px, {guided} the guide; 95 %"
+        " bootstrap over people. Only the depth is aligned (z) where no other alignment is named."
+        " Definitions: `lifemask.evaluation.rafare`.",
+        "",
+        *_means(result),
+        "",
+        "By yaw 0-30 / 30-60 / 60-90 degrees, aligned in z; normals by region:",
+        "",
+        *_bins(result),
+        "",
+        "The first minus the second on the same heads (energy: the first over the second):",
+        "",
+        *_differences(result["differences"]["z"]),
+        "",
+    ]
+    rows = [
+        [t["target"], _interval(t["value"], t["ci95"], 3), "yes" if t["met"] else "no"]
+        for t in result["targets"]
+    ]
+    return [*lines, *table(("target", "value (95 %)", "met"), rows), "", *_cost(result)]
+
+
+def _scans(found: Result) -> list[str]:
+    rows = [[name, _entry(gap, 3), str(gap["photos"])] for name, gap in found.items()]
+    return [
+        "## Detailed surfaces on a real scan",
+        "",
+        "Chamfer distance in mm after a similarity ICP, the first minus the second on the same"
+        " renders of one scan; 95 % over renders. Negative: the first is nearer.",
+        "",
+        *table(("systems", "chamfer mm", "renders"), rows),
+        "",
+    ]
+
+
+def _means(result: Result) -> list[str]:
+    rows = []
+    for name, own in result["systems"].items():
+        cells = [_entry(own[how].get(key), digits) for how, key, _, digits in COLUMNS]
+        rows.append([name, *cells, str(own["misses"]["total"])])
+    return table(("system", *(title for _, _, title, _ in COLUMNS), "misses"), rows)
+
+
+def _bins(result: Result) -> list[str]:
+    rows = []
+    for name, own in result["systems"].items():
+        values = own["z"]
+        cells = [
+            " / ".join(_number(v, 2) for v in values[key]["bins"].values())
+            if key in values
+            else "-"
+            for key in ("cd_mm", "normal_angle_deg", "detail_r")
+        ]
+        cells += [_number(values.get(key, {}).get("mean"), 2) for key, _ in PARTS]
+        rows.append([name, *cells])
+    head = ("system", "CD mm", "normals deg", "detail r", *(title for _, title in PARTS))
+    return table(head, rows)
+
+
+def _differences(found: Result) -> list[str]:
+    rows = [
+        [name, *(_entry(own[key], digits) for key, _, digits in DIFFERENCES)]
+        for name, own in found.items()
+    ]
+    return table(("systems", *(title for _, title, _ in DIFFERENCES)), rows)
+
+
+def _cost(result: Result) -> list[str]:
+    lines = []
+    if pieces := result.get("pieces"):
+        lines += [
+            f"Pieces of the base's surface before all but the largest are dropped: mean"
+            f" {pieces['mean']:.1f}, most {pieces['most']} ({pieces['heads']} heads).",
+            "",
+        ]
+    if speed := result.get("speed"):
+        threads = "thread" if speed["threads"] == 1 else "threads"
+        lines += [
+            f"One surface at {speed['grid']} voxels a side: {speed['seconds']:.1f} s on"
+            f" {speed['threads']} {threads}, {speed['peak_memory_mb'] / 1000:.2f} GB at most,"
+            f" {speed['faces']:,} triangles.",
+            "",
+        ]
+    return lines
+
+
+def _entry(entry: Result | None, digits: int) -> str:
+    return "-" if entry is None else _interval(entry["mean"], entry["ci95"], digits)
+
+
+def _interval(value: float | None, ci95: list[float | None], digits: int) -> str:
+    if value is None:
+        return "-"
+    low, high = (_number(v, digits) for v in ci95)
+    return f"{value:.{digits}f} ({low} to {high})"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,293 @@
+"""Method 4: the face's surface without a face model, from one photo (RAFaRe, arXiv 2302.05486).
+
+    crop -> regions -> f_base(x) --box filter--+
+                    -> f_fine(x) --x 0.001-----+-> signed distance -> carved by normals -> mesh
+                    -> normals ----------------------------------------^
+
+The mesh lies in the cube before the crop; the photo's parametric head, its *guide*, says where that
+cube is and how large. `docs/methods/rafare.md` has the formulas and the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lifemask.facemodel.base import FaceModel
+from lifemask.faces.crop import crop_to_photo
+from lifemask.faces.parsing import Regions
+from lifemask.methods._rafare_field import FieldConfig, Surface, extract_surface
+from lifemask.methods._rafare_view import (
+    Guide,
+    create_view,
+    cut_crop,
+    face_mask,
+    guide_of,
+    px_from_cube,
+)
+from lifemask.nn.sdf import FieldNet, FieldNetConfig, NormalNet, NormalNetConfig, View
+from lifemask.nn.shipped import described, family_name, with_weights
+from lifemask.types import Crop, FreeSurface, Geometry
+
+Level = Literal["base", "fine", "normals"]
+LEVELS: tuple[Level, ...] = ("base", "fine", "normals")
+"""From coarse to fine: `f_base` alone, with `f_fine`, and carved by the normals."""
+SHIPPED = "rafare-open"
+"""Name of the shipped weights: usable with all others, until a network learns from photos, too."""
+_BACKGROUND = 8
+
+
+@dataclass(frozen=True)
+class RafareConfig:
+    """The networks and how a surface is made of them.
+
+    Attributes:
+        base: of `f_base`.
+        fine: of `f_fine`.
+        normals: of the normal network.
+        field: grid, box filter, carving and cleaning.
+    """
+
+    base: FieldNetConfig = field(default_factory=FieldNetConfig)
+    fine: FieldNetConfig = field(
+        default_factory=lambda: FieldNetConfig(widths=(64,), pool=False, residual=False, stacks=0)
+    )
+    normals: NormalNetConfig = field(default_factory=NormalNetConfig)
+    field: FieldConfig = field(default_factory=FieldConfig)
+
+    @property
+    def size(self) -> int:
+        """Side of the crop in px."""
+        return self.base.size
+
+
+@dataclass(frozen=True)
+class RafarePredictConfig:
+    """How a photo is asked.
+
+    Attributes:
+        level: how fine the surface is.
+        guide: let the networks see the parametric head of the photo; without it they see the
+            crop alone, and the head only says where the cube is.
+        grid: voxels along a side; None for the weights' own.
+        weights: folder-less name of other weights than the shipped ones, for trials; "" for them.
+    """
+
+    level: Level = "normals"
+    guide: bool = True
+    grid: int | None = None
+    weights: str = ""
+
+
+class RafareNet(nn.Module):
+    """The three networks.
+
+    Args:
+        config: their sizes.
+    """
+
+    def __init__(self, config: RafareConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.base = FieldNet(config.base, starts_from_guide=True)
+        self.fine = FieldNet(config.fine)
+        self.normals = NormalNet(config.normals)
+
+
+class RafarePredictor:
+    """Finds the surface of faces with trained networks.
+
+    Args:
+        network: trained; moved to evaluation mode.
+        config: how photos are asked.
+        threads: of torch while it computes; 0 leaves them as they are.
+    """
+
+    def __init__(
+        self, network: RafareNet, config: RafarePredictConfig | None = None, threads: int = 0
+    ) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.config = config or RafarePredictConfig()
+        self.threads = threads
+
+    @property
+    def size(self) -> int:
+        """Side of the crop in px."""
+        return self.network.config.size
+
+    @torch.no_grad()
+    def surface(
+        self,
+        image: UInt8[np.ndarray, "s s 3"],
+        region: UInt8[np.ndarray, "s s"],
+        guide: Guide | None = None,
+        level: Level | None = None,
+        *,
+        blind: bool = False,
+        **changes: Any,
+    ) -> Surface:
+        """The surface of a crop's face, in the cube.
+
+        Args:
+            image: crop, sRGB.
+            region: ids of `types.REGION_NAMES`.
+            guide: a parametric head on the crop's pixels; None for none.
+            level: how fine; None as configured.
+            blind: `f_fine` sees no image (a control: the surface must get worse).
+            changes: of the `FieldConfig`, by name.
+
+        Raises:
+            UserError: the crop shows no face, or there is no surface in it.
+        """
+        with _threads(self.threads):
+            return self._surface(image, region, guide, level or self.config.level, blind, changes)
+
+    def _surface(
+        self,
+        image: np.ndarray,
+        region: np.ndarray,
+        guide: Guide | None,
+        level: Level,
+        blind: bool,
+        changes: dict[str, Any],
+    ) -> Surface:
+        device = next(self.network.parameters()).device
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+        regions = torch.from_numpy(np.ascontiguousarray(region))[None]
+        seen = () if guide is None else (guide.depth[None], guide.normals[None])
+        view = _on(create_view(pixels, regions, *seen), device)
+        own = {} if self.config.grid is None else {"grid": self.config.grid}
+        settings = replace(self.network.config.field, **(own | changes))
+        if level != "normals":
+            settings = replace(settings, carve="none")
+        net = self.network
+        normals = net.normals(view)[0].permute(1, 2, 0).cpu() if level == "normals" else None
+        dark = replace(view, picture=torch.zeros_like(view.picture)) if blind else view
+        return extract_surface(
+            _asked(net.base, view),
+            _asked(net.fine, dark) if level != "base" else None,
+            face_mask(regions)[0],
+            normals,
+            None,
+            settings,
+        )
+
+    def __call__(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        geometry: Geometry,
+        model: FaceModel,
+        regions: Regions | None = None,
+    ) -> FreeSurface:
+        """The surface of a photo's face, in photo px.
+
+        Args:
+            image: photo, sRGB.
+            geometry: the guide, a head of `model` in the photo.
+            model: face model of the guide.
+            regions: region maps of the face; None: everything where the guide shows its face.
+
+        Raises:
+            UserError: the photo shows too little of the face.
+        """
+        crop = cut_crop(image, geometry, model, self.size)
+        guide, middle = guide_of(geometry, model, crop)
+        region = crop_regions(crop, regions, guide)
+        pixels = (crop.image * 255).round().byte().permute(1, 2, 0).numpy()
+        found = self.surface(pixels, region.numpy(), guide if self.config.guide else None)
+        points = found.vertices.cpu() + found.vertices.new_tensor([0.0, 0.0, middle]).cpu()
+        px = crop_to_photo(px_from_cube(points, crop.size), crop)
+        return FreeSurface(px, found.faces.cpu())
+
+
+def crop_regions(crop: Crop, regions: Regions | None, guide: Guide) -> UInt8[Tensor, "s s"]:
+    """Region ids on a crop's pixels; what was not parsed is background.
+
+    Without regions, skin is wherever the guide is.
+    """
+    size = crop.size
+    if regions is None:
+        return torch.where(guide.depth.isfinite(), 4, _BACKGROUND).byte()
+    steps = torch.arange(size, dtype=torch.float32)
+    v, u = torch.meshgrid(steps, steps, indexing="ij")
+    places = crop_to_photo(torch.stack((u, v), -1), crop)
+    grid = (places - places.new_tensor(regions.center_px)) / (regions.side_px / 2)
+    maps = regions.probabilities.detach().float().cpu()
+    found = functional.grid_sample(maps[None], grid[None], align_corners=False)[0]
+    inside = (grid.abs() <= 1).all(-1)
+    return torch.where(inside, found.argmax(0), _BACKGROUND).byte()
+
+
+def _asked(network: FieldNet, view: View) -> Any:
+    """A network's answer for points (n, 3) of the crop."""
+    features = network.encode(view)[-1]
+
+    def answer(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
+        there = points.to(features)
+        return network.query(features, view, there[None])[0].float().to(points.device)
+
+    return answer
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many threads of torch within the block; 0 for as many as there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _on(view: View, device: torch.device) -> View:
+    return View(*(getattr(view, name).to(device) for name in View.__dataclass_fields__))
+
+
+def create_rafare(config: RafareConfig) -> RafareNet:
+    """The untrained networks."""
+    return RafareNet(config)
+
+
+def load_rafare(
+    weights: Literal["open", "research"],
+    config: RafarePredictConfig | None = None,
+    threads: int = 0,
+) -> RafarePredictor:
+    """The shipped networks, the same for both families: those of pairs made from renders.
+
+    Raises:
+        AssetError: their weights are missing or damaged.
+        ValueError: an unknown family.
+    """
+    config = config or RafarePredictConfig()
+    family_name("rafare", weights)
+    name = config.weights or SHIPPED
+    network = described(name, lambda card: create_rafare(config_from_dict(card)))
+    return RafarePredictor(with_weights(network, name).float(), config, threads)
+
+
+def config_from_dict(values: dict[str, Any]) -> RafareConfig:
+    """The settings that a weight card lists.
+
+    Raises:
+        TypeError: an unknown or missing setting.
+    """
+
+    def plain(part: dict[str, Any]) -> dict[str, Any]:
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in part.items()}
+
+    return RafareConfig(
+        FieldNetConfig(**plain(values["base"])),
+        FieldNetConfig(**plain(values["fine"])),
+        NormalNetConfig(**plain(values["normals"])),
+        FieldConfig(**plain(values["field"])),
+    )
