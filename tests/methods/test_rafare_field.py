@@ -275,3 +275,26 @@ def test_volumes_may_lie_on_a_gpu():
     here = extract_surface(head, folds, mask, config=config)
     assert there.vertices.device.type == "cpu"
     torch.testing.assert_close(there.vertices, here.vertices, atol=1e-4, rtol=0)
+
+
+def test_strands_at_the_rim_go_and_hidden_sides_inside_stay():
+    from lifemask.methods._rafare_surface import peeled, with_smooth_rim
+
+    steps = np.linspace(-1, 1, 41)
+    x, y = np.meshgrid(steps, steps, indexing="ij")
+    z = 0.4 * np.exp(-((x + 0.3) ** 2 + y**2) / 0.02)  # a nose with steep sides
+    z = z - 8 * np.maximum(np.abs(x) - 0.8, 0)  # walls that fall off at the rim
+    vertices = np.stack((x, y, z), -1).reshape(-1, 3)
+    index = np.arange(41 * 41).reshape(41, 41)
+    a, b, c, d = index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]
+    faces = np.concatenate([np.stack(t, -1).reshape(-1, 3) for t in ((a, b, c), (a, c, d))])
+    kept = peeled(vertices, faces)
+    used = np.unique(kept)
+    assert np.abs(vertices[used, 0]).max() < 0.86
+    inside = (np.abs(vertices[:, :2]) < 0.7).all(1)
+    assert np.isin(np.flatnonzero(inside), used).all()
+    stairs = vertices.copy()
+    stairs[index[0, ::2], 0] -= 0.05
+    smooth = with_smooth_rim(stairs, faces)
+    assert smooth[index[0, 5:-5], 0].std() < 0.1 * stairs[index[0, 5:-5], 0].std()
+    np.testing.assert_array_equal(smooth[index[5:-5, 5:-5]], stairs[index[5:-5, 5:-5]])

@@ -30,7 +30,7 @@ from lifemask.methods._rafare_lattice import (
     voxel_points,
     widened,
 )
-from lifemask.methods._rafare_surface import Surface, front_sheet, march
+from lifemask.methods._rafare_surface import Surface, front_sheet, march, smooth_rim
 
 __all__ = ["FieldConfig", "FieldFn", "FieldSampler", "Surface", "extract_surface", "fit_kappa",
            "front_sheet"]  # fmt: skip
@@ -68,6 +68,7 @@ class FieldConfig:
         outer: share of the cube's side that is left out at each of its six sides.
         erode: share of the crop's side by which what is not face is eroded.
         front: keep only the outer face (`front_sheet`); False keeps the back of the head, too.
+        rim: round the stairs that the mask's pixels leave at the rim, by less than a pixel.
         chunk: points per call of a network; bounds the memory.
     """
 
@@ -86,6 +87,7 @@ class FieldConfig:
     outer: float = 0.02
     erode: float = 0.05
     front: bool = True
+    rim: bool = False
     chunk: int = 65536
 
 
@@ -129,7 +131,7 @@ def extract_surface(
         surface = front_sheet(surface)
     if config.carve == "integrate" and normals is not None:
         surface = integrate_normals(surface, normals, mask_face, config.length)
-    return surface
+    return smooth_rim(surface) if config.rim else surface
 
 
 class FieldSampler:

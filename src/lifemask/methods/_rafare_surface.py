@@ -46,6 +46,11 @@ def create_surface(vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"]) ->
     return Surface(vertices, faces, vertex_normals(vertices, faces))
 
 
+_RIM_NZ = 0.3
+"""Faces at the rim whose unit normal's z is below this are seen from the side."""
+_RIM_ROUNDS = 6
+
+
 def march(sdf: Float[Tensor, "n n n"], room: Room) -> Surface:
     """Zero of a field inside the room: its largest piece, without the walls that closed it.
 
@@ -92,8 +97,61 @@ def front_sheet(surface: Surface, reach: float = 0.25) -> Surface:
     near = vertices[:, 2] >= foremost[place] - reach
     kept = faces[near[faces].all(1)]
     kept = kept[_largest_piece(len(vertices), kept)]
+    kept = peeled(vertices, kept)
+    kept = kept[_largest_piece(len(vertices), kept)]
     points, kept = _compact(vertices, kept)
     return create_surface(torch.from_numpy(points), torch.from_numpy(kept))
+
+
+def peeled(vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]) -> np.ndarray:
+    """The faces (g, 3) without those at the rim that are seen from the side.
+
+    Behind the outline of a mask of pixels a surface falls off in strands, one for each row of
+    pixels. From the rim inwards, faces whose normal leans away from the viewer go; the hidden side
+    of a nose is not at the rim and stays.
+    """
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    normal = np.cross(b - a, c - a)
+    aside = normal[:, 2] < _RIM_NZ * np.linalg.norm(normal, axis=1)
+    kept = np.ones(len(faces), bool)
+    while True:
+        rim = np.zeros(len(vertices), bool)
+        rim[_rim_edges(faces[kept])] = True
+        gone = kept & aside & rim[faces].any(1)
+        if not gone.any() or gone.sum() == kept.sum():
+            return faces[kept]
+        kept &= ~gone
+
+
+def smooth_rim(surface: Surface) -> Surface:
+    """A surface whose rims are curves and not stairs of pixels; only vertices of rims move."""
+    points = with_smooth_rim(surface.vertices.numpy(), surface.faces.numpy())
+    return create_surface(torch.from_numpy(points), surface.faces)
+
+
+def with_smooth_rim(
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]
+) -> np.ndarray:
+    """Vertices (v, 3) whose rims are curves and not stairs of pixels; the others stay."""
+    edges = _rim_edges(faces)
+    both = np.concatenate((edges, edges[:, ::-1]))
+    count = np.bincount(both[:, 0], minlength=len(vertices))
+    own = (count == 2)[:, None]
+    points = vertices.astype(np.float64)
+    for _ in range(_RIM_ROUNDS):
+        total = np.zeros_like(points)
+        np.add.at(total, both[:, 0], points[both[:, 1]])
+        points = np.where(own, 0.5 * points + 0.25 * total, points)
+    return points.astype(vertices.dtype)
+
+
+def _rim_edges(faces: np.ndarray) -> np.ndarray:
+    """Edges (e, 2) that one face has alone."""
+    edges = np.concatenate((faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]))
+    low, high = edges.min(1), edges.max(1)
+    key = low * (int(edges.max(initial=0)) + 1) + high
+    _, first, times = np.unique(key, return_index=True, return_counts=True)
+    return edges[first[times == 1]]
 
 
 def _marching_cubes(
