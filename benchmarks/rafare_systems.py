@@ -35,8 +35,9 @@ LEVELS: dict[str, dict[str, Any]] = {
     "base+fine": {"level": "fine"},
     "base+fine+norm": {"level": "normals"},
     "base+fine+integrate": {"level": "normals", "carve": "integrate"},
+    "base+fine+divergence": {"level": "normals", "carve": "divergence"},
 }
-"""The published levels, and another way to carve."""
+"""The levels, normals as the weights' card uses them; and two other uses of the normals."""
 FULL = "base+fine+norm"
 BLIND, OTHER_IMAGE, OTHER_HEAD = "fine sees nothing", "other image", "other head"
 TRUTH = "truth"

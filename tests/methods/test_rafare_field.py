@@ -298,3 +298,16 @@ def test_strands_at_the_rim_go_and_hidden_sides_inside_stay():
     smooth = with_smooth_rim(stairs, faces)
     assert smooth[index[0, 5:-5], 0].std() < 0.1 * stairs[index[0, 5:-5], 0].std()
     np.testing.assert_array_equal(smooth[index[5:-5, 5:-5]], stairs[index[5:-5, 5:-5]])
+
+
+def test_sharpening_moves_along_the_normals_by_the_bump():
+    from lifemask.methods._rafare_field import sharpened
+    from lifemask.methods._rafare_surface import create_surface
+
+    corners = torch.tensor([[-0.5, -0.5, 0.2], [0.5, -0.5, 0.2], [0.5, 0.5, 0.2], [-0.5, 0.5, 0.2]])
+    plane = create_surface(corners, torch.tensor([[0, 1, 2], [0, 2, 3]]))
+    bump = torch.zeros(32, 32)
+    bump[:16] = 3.0  # the upper half of the picture, so y > 0
+    moved = sharpened(plane, bump, 0.01).vertices
+    torch.testing.assert_close(moved[:, 2], torch.tensor([0.2, 0.2, 0.23, 0.23]))
+    torch.testing.assert_close(moved[:, :2], corners[:, :2])

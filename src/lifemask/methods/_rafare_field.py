@@ -30,7 +30,13 @@ from lifemask.methods._rafare_lattice import (
     voxel_points,
     widened,
 )
-from lifemask.methods._rafare_surface import Surface, front_sheet, march, smooth_rim
+from lifemask.methods._rafare_surface import (
+    Surface,
+    create_surface,
+    front_sheet,
+    march,
+    smooth_rim,
+)
 
 __all__ = ["FieldConfig", "FieldFn", "FieldSampler", "Surface", "extract_surface", "fit_kappa",
            "front_sheet"]  # fmt: skip
@@ -60,11 +66,14 @@ class FieldConfig:
         band: half-crops around the zero of the interpolated coarse base in which "band" evaluates
             at once. Less than 0.04: fields whose training clamps distances there keep that value
             in all empty space. A smaller band costs rounds, not accuracy.
-        carve: what the normal map does: "none", "divergence" (published) or "integrate".
-        kappa: half-crops per unit of bump, for "divergence" (`fit_kappa`).
-        kernel: side of the bump kernels in px at 512 px, for "divergence".
+        carve: what the normal map does: "none", "divergence" (published), "integrate", or "both":
+            integrated first, then moved along its normals by what divergence would carve, because
+            regressed normals are smoother than true ones.
+        kappa: half-crops per unit of bump, for "divergence" and "both" (`fit_kappa`).
+        kernel: side of the bump kernels in px at 512 px.
         back: False ignores a normal map of the back.
-        length: half-crops, for "integrate": details longer than 2 pi times it stay the field's.
+        length: half-crops, for "integrate" and "both": details longer than 2 pi times it stay the
+            field's.
         outer: share of the cube's side that is left out at each of its six sides.
         erode: share of the crop's side by which what is not face is eroded.
         front: keep only the outer face (`front_sheet`); False keeps the back of the head, too.
@@ -79,7 +88,7 @@ class FieldConfig:
     evaluate: Literal["full", "band"] = "band"
     coarse: int = 64
     band: float = 0.025
-    carve: Literal["none", "divergence", "integrate"] = "none"
+    carve: Literal["none", "divergence", "integrate", "both"] = "none"
     kappa: float = 5e-4
     kernel: int = 7
     back: bool = False
@@ -129,9 +138,25 @@ def extract_surface(
     surface = march(sdf, room)
     if config.front:
         surface = front_sheet(surface)
-    if config.carve == "integrate" and normals is not None:
+    if config.carve in ("integrate", "both") and normals is not None:
         surface = integrate_normals(surface, normals, mask_face, config.length)
+    if config.carve == "both" and normals is not None:
+        surface = sharpened(surface, bump_map(normals, mask_face, config.kernel), config.kappa)
     return smooth_rim(surface) if config.rim else surface
+
+
+def sharpened(surface: Surface, bump: Float[Tensor, "s s"], kappa: float) -> Surface:
+    """A surface moved outwards along its normals by `kappa` times the bump map before it.
+
+    Args:
+        surface: in the cube.
+        bump: (S, S) from `bump_map`.
+        kappa: half-crops per unit of bump.
+    """
+    grid = torch.stack((surface.vertices[:, 0], -surface.vertices[:, 1]), -1)[None, :, None]
+    found = functional.grid_sample(bump[None, None].to(grid), grid, align_corners=False)
+    moved = surface.vertices + kappa * found[0, 0] * surface.normals
+    return create_surface(moved, surface.faces)
 
 
 class FieldSampler:
