@@ -192,14 +192,18 @@ def test_regions_are_read_where_the_crop_lies():
     maps[8], maps[4, :, 20:] = 0.5, 1.0  # skin on the right half of the parsed square
     regions = Regions(maps, (50.0, 60.0), 80.0)
     cut = Crop(torch.zeros(3, SIZE, SIZE), (70.0, 60.0), 100.0)
-    guide = Guide(torch.full((SIZE, SIZE), torch.nan), torch.zeros(SIZE, SIZE, 3))
+    guide = Guide(torch.zeros(SIZE, SIZE), torch.zeros(SIZE, SIZE, 3))
     found = crop_regions(cut, regions, guide)
     # the skin covers photo columns 50 to 90, the crop 20 to 120
     columns = (found[SIZE // 2] == 4).nonzero()[:, 0].float()
     assert abs(float(columns.min()) / SIZE * 100 + 20 - 50) < 3
     assert abs(float(columns.max()) / SIZE * 100 + 20 - 90) < 3
-    plain = crop_regions(cut, None, replace(guide, depth=torch.zeros(SIZE, SIZE)))
-    assert (plain == 4).all()
+    assert (crop_regions(cut, None, guide) == 4).all()
+    narrow = guide.depth.clone()
+    narrow[:, SIZE // 2 :] = torch.nan  # the head ends in the middle of the crop
+    found = crop_regions(cut, regions, replace(guide, depth=narrow))
+    assert (found[:, SIZE // 2 + 1 :] == 8).all()
+    assert (found[SIZE // 2, : SIZE // 2 + 1] == 4).any()
 
 
 def test_a_card_gives_the_settings_back():

@@ -70,8 +70,8 @@ class CarryConfig:
     """
 
     bend_mm: tuple[float, ...] = (80.0, 40.0, 24.0, 16.0, 12.0, 10.0)
-    reach_mm: tuple[float, ...] = (12.0, 12.0, 9.0, 7.0, 6.0, 5.0)
-    max_move_mm: float = 14.0
+    reach_mm: tuple[float, ...] = (8.0, 8.0, 7.0, 6.0, 5.0, 5.0)
+    max_move_mm: float = 9.0
     mirror: float = 1.0
     map_size: int = 1024
     relief_mm: float = 2.0

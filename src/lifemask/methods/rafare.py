@@ -43,6 +43,8 @@ LEVELS: tuple[Level, ...] = ("base", "fine", "normals")
 SHIPPED = "rafare-open"
 """Name of the shipped weights: usable with all others, until a network learns from photos, too."""
 _BACKGROUND = 8
+_MARGIN = 0.02
+"""Share of the crop's side by which a face may be wider than its guide."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,8 @@ class RafarePredictor:
 def crop_regions(crop: Crop, regions: Regions | None, guide: Guide) -> UInt8[Tensor, "s s"]:
     """Region ids on a crop's pixels; what was not parsed is background.
 
-    Without regions, skin is wherever the guide is.
+    A parser takes bare shoulders and hair in the dark for skin. So what lies beside the guide's head
+    by more than `_MARGIN` is background, too. Without regions, skin is wherever the guide is.
     """
     size = crop.size
     if regions is None:
@@ -223,7 +226,10 @@ def crop_regions(crop: Crop, regions: Regions | None, guide: Guide) -> UInt8[Ten
     maps = regions.probabilities.detach().float().cpu()
     found = functional.grid_sample(maps[None], grid[None], align_corners=False)[0]
     inside = (grid.abs() <= 1).all(-1)
-    return torch.where(inside, found.argmax(0), _BACKGROUND).byte()
+    reach = max(1, round(_MARGIN * size))
+    there = guide.depth.isfinite().float()[None]
+    beside = functional.max_pool2d(there, 2 * reach + 1, 1, reach)[0] > 0
+    return torch.where(inside & beside, found.argmax(0), _BACKGROUND).byte()
 
 
 def _asked(network: FieldNet, view: View) -> Any:
