@@ -5,8 +5,9 @@
 
 DIR holds pairs of a held-out seed (`lifemask pairs`, `docs/pairs.md`). Beside the levels run: the
 fine network with its picture set to zero; the networks with another pair's image (regions and guide
-stay); the finished surface of another pair; the guide; the true depth map; the mean head in the
-guide's pose; and the head model that carries the surface, without and with its displacement map.
+stay); the finished surface of another pair; the guide, as the depth map the networks see and as its
+own mesh (parametric head); the true depth map; the mean head in the guide's pose; and the head
+model that carries the surface, without and with its displacement map.
 To compare weights on the same pairs, name them:
 `--weights-dir FOLDER --net rafare-pairs --net rafare-renders`; the first gets everything, the
 others the levels base and full. Definitions: `lifemask.evaluation.rafare`.
@@ -38,6 +39,7 @@ from rafare_systems import (
     DETAILED,
     FULL,
     GUIDE,
+    HEAD,
     LEVELS,
     MEAN,
     OTHER_HEAD,
@@ -126,7 +128,7 @@ def compared(systems: Sequence[str]) -> list[tuple[str, str]]:
     out += [(FULL, name) for name in rest if not name.endswith(": base")]
     out += [("base", name) for name in rest if name.endswith(": base")]
     for carried in (CARRIED, DETAILED):
-        out += [(carried, GUIDE), (carried, MEAN), (carried, FULL)]
+        out += [(carried, other) for other in (HEAD, GUIDE, MEAN, FULL)]
     return [(a, b) for a, b in out if a in systems and b in systems]
 
 
@@ -148,8 +150,10 @@ def targets(result: dict[str, Any]) -> list[dict[str, Any]]:
     gap(FULL, "base+fine", "detail_r", 1)
     gap("base+fine", BLIND, "detail_r", 1)
     gap(FULL, OTHER_IMAGE, "detail_r", 1)
-    for other in (GUIDE, MEAN, OTHER_HEAD):
+    for other in (GUIDE, HEAD, MEAN, OTHER_HEAD):
         gap(FULL, other, "cd_mm", -1)
+    for other in (GUIDE, HEAD):
+        gap(FULL, other, "normal_angle_deg", -1)
     for name in (n for n in systems if n.endswith(f": {FULL}")):
         gap(FULL, name, "cd_mm", -1)
         gap(FULL, name, "detail_r", 1)

@@ -42,6 +42,8 @@ FULL = "base+fine+norm"
 BLIND, OTHER_IMAGE, OTHER_HEAD = "fine sees nothing", "other image", "other head"
 TRUTH = "truth"
 GUIDE, MEAN, CARRIED, DETAILED = "guide", "mean head", "carried head", "carried head with map"
+HEAD = "parametric head"
+"""The guide as a mesh: its depth map on the crop's pixels, which the networks see, is smoother."""
 PIECES_GRID = 64
 
 
@@ -176,6 +178,11 @@ class Photos:
         )
         return self._mesh(fine, number)
 
+    def parametric_head(self, number: int) -> Triangles | None:
+        """The guide's own mesh, before anything is carried."""
+        seen = self.geometry("pgn", number)
+        return None if seen is None else self._mesh(seen, number)
+
     def mean_head(self, number: int) -> Triangles | None:
         """The mean head, placed as the parametric method sees the photo's."""
         model, seen = self.guides.model, self.geometry("pgn", number)
@@ -227,7 +234,12 @@ def create_systems(
     out[GUIDE] = lambda number: depth_mesh(pairs[number], pairs[number].guide_depth)
     out[TRUTH] = lambda number: depth_mesh(pairs[number], pairs[number].depth)
     if photos is not None:
-        out |= {MEAN: photos.mean_head, CARRIED: photos.carried, DETAILED: photos.detailed}
+        out |= {
+            HEAD: photos.parametric_head,
+            MEAN: photos.mean_head,
+            CARRIED: photos.carried,
+            DETAILED: photos.detailed,
+        }
     return out
 
 
