@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the scan")
     parser.add_argument("--weights", action="append", choices=("open", "research"))
     parser.add_argument("--method", action="append", choices=tuple(SYSTEMS))
+    parser.add_argument("--json", type=Path, default=RESULTS / "scans.json")
     parser.add_argument("--keep", type=Path, help="keep the renders and their index there")
     parser.add_argument("--pictures", type=Path, help="draw errors there")
     options = parser.parse_args()
@@ -184,8 +185,7 @@ def main() -> None:
     chosen = [f" --method {name}" for name in options.method or ()]
     chosen += [f" --weights {name}" for name in options.weights or ()]
     content |= provenance("python benchmarks/scans.py --data SCANS" + "".join(chosen))
-    path = RESULTS / "scans.json"
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     for system, result in results.items():
         print(system, f"({result['misses']['total']} missed)")
         for number in result["numbers"]:
