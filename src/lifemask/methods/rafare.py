@@ -213,8 +213,8 @@ class RafarePredictor:
 def crop_regions(crop: Crop, regions: Regions | None, guide: Guide) -> UInt8[Tensor, "s s"]:
     """Region ids on a crop's pixels; what was not parsed is background.
 
-    A parser takes bare shoulders and hair in the dark for skin. So what lies beside the guide's head
-    by more than `_MARGIN` is background, too. Without regions, skin is wherever the guide is.
+    A parser takes bare shoulders and hair in the dark for skin. So what lies beside the guide's
+    head by more than `_MARGIN` is background, too. Without regions, skin is wherever the guide is.
     """
     size = crop.size
     if regions is None:
