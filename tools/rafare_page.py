@@ -10,7 +10,6 @@ a usable face are told and left out.
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from lifemask.assets import UserError
 from lifemask.facemodel import load_face_model
 from lifemask.graphics.camera import camera_for_crop, orthographic_camera, rotation_from_euler_deg
 from lifemask.head import Head, render_head, to_picture
@@ -37,6 +35,7 @@ from lifemask.pipeline import Pipeline
 from lifemask.pipeline_config import PipelineConfig
 from lifemask.pipeline_input import read_photo
 from lifemask.types import Camera, Crop, Geometry
+from pages import write_page
 
 PANEL = 256
 TURN_DEG = 55.0
@@ -107,19 +106,7 @@ def main() -> None:
     finders = [
         load_rafare(options.weights, replace(plain, weights=name)) for name in options.name or [""]
     ]
-    rows = []
-    for path in options.photos:
-        try:
-            rows.append(row(pipeline, finders, path))
-        except UserError as error:
-            sys.stderr.write(f"{path}: {error}\n")
-    if not rows:
-        sys.exit("error: none of the photos shows a usable face")
-    page = Image.new("RGB", (PANEL * len(rows[0]), PANEL * len(rows)))
-    for y, pictures in enumerate(rows):
-        for x, picture in enumerate(pictures):
-            page.paste(picture, (x * PANEL, y * PANEL))
-    page.save(options.out)
+    write_page(options.photos, lambda path: row(pipeline, finders, path), PANEL, options.out)
 
 
 if __name__ == "__main__":

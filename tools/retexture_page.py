@@ -9,7 +9,6 @@ other lights. Photos without a usable face are told and left out.
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lifemask.assets import UserError
 from lifemask.evaluation._retexture_cases import FaceCase, photo_case
 from lifemask.evaluation.retexture import judged, rerender
 from lifemask.facemodel import load_face_model
@@ -28,6 +26,7 @@ from lifemask.pipeline import Pipeline
 from lifemask.pipeline_config import PipelineConfig
 from lifemask.pipeline_input import read_photo
 from lifemask.preview import frame_in_photo
+from pages import write_page
 
 PANEL = 192
 RELIGHTS = ("key", "sunset", "rim")
@@ -76,19 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     config = PipelineConfig(weights=options.weights, texture=options.texture)
     pipeline = Pipeline(config, model=load_face_model("lifemask"))
-    rows = []
-    for path in options.photos:
-        try:
-            rows.append(row(pipeline, path))
-        except UserError as error:
-            sys.stderr.write(f"{path}: {error}\n")
-    if not rows:
-        sys.exit("error: none of the photos shows a usable face")
-    page = Image.new("RGB", (PANEL * len(rows[0]), PANEL * len(rows)))
-    for y, pictures in enumerate(rows):
-        for x, picture in enumerate(pictures):
-            page.paste(picture, (x * PANEL, y * PANEL))
-    page.save(options.out)
+    write_page(options.photos, lambda path: row(pipeline, path), PANEL, options.out)
 
 
 if __name__ == "__main__":

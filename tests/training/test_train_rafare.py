@@ -87,3 +87,64 @@ def test_pairs_of_the_wrong_kind_are_refused(tmp_path: Path):
         with pytest.raises(UserError, match=told):
             _check(tmp_path, good | change, 32, family, held_out)
     _check(tmp_path, good | {"licence": "research only"}, 32, "research", False)
+
+
+def test_three_runs_become_weights_that_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import json
+
+    from lifemask.methods.rafare import RafarePredictConfig, load_rafare
+    from lifemask.training import rafare_export
+
+    runs = {}
+    for part in PARTS:
+        recipe = longer(part, 2)
+        runs[part] = tmp_path / part
+        config = loop_config(recipe, runs[part], progress=False)
+        run_training(recipe, ball_pairs(2), ball_pairs(2, seed=3), config)
+    weights = tmp_path / "weights"
+    given = [f"--{part}={folder}" for part, folder in runs.items()]
+    given += ["--name=rafare-trial", "--family=open", f"--folder={weights}", "--commit=none"]
+    rafare_export.main([*given, "--field", '{"grid": 24, "carve": "both"}'])
+    card = json.loads((weights / "rafare-trial.json").read_text())
+    assert card["steps"] == dict.fromkeys(PARTS, 2) and card["pairs_seen"]["base"] == 4
+    monkeypatch.setattr("lifemask.assets.weights_folder", lambda: weights)
+    found = load_rafare("open", RafarePredictConfig(weights="rafare-trial")).network
+    assert found.config.field.grid == 24 and found.config.base.size == 32
+    own = averaged_weights(runs["fine"])
+    for name, value in found.fine.state_dict().items():
+        assert torch.equal(value, own[name].half().float())
+    with pytest.raises(UserError, match="trained 'fine', not 'base'"):
+        rafare_export.join_runs(runs | {"base": runs["fine"]})
+
+
+def test_kappa_is_what_a_surface_lacks_of_bumps(monkeypatch: pytest.MonkeyPatch):
+    """A predictor whose surface lies below the truth by a known share of its bump map."""
+    from types import SimpleNamespace
+
+    import numpy as np
+
+    from lifemask.methods._rafare_carve import bump_map, fit_kappa
+    from lifemask.training import rafare_kappa
+
+    size = 32
+    steps = torch.linspace(-1, 1, size)
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    slopes = torch.stack((torch.sin(6 * x), torch.sin(5 * y), torch.full_like(x, 3.0)))
+    normals = torch.nn.functional.normalize(slopes, dim=0)
+    region = np.full((size, size), 4, np.uint8)
+    bump = bump_map(normals.permute(1, 2, 0), torch.ones(size, size, dtype=torch.bool))
+    truth = np.zeros((size, size), np.float32)
+    facing = normals.permute(1, 2, 0).numpy()
+    pair = SimpleNamespace(
+        image=np.zeros((size, size, 3), np.uint8), region=region, depth=truth, normals=facing,
+        guide_depth=truth, guide_normals=facing,
+    )  # fmt: skip
+    low = -0.004 * bump / facing[..., 2]
+    monkeypatch.setattr(rafare_kappa, "front_depth", lambda surface, size: low.numpy())
+    network = SimpleNamespace(
+        normals=lambda view: normals[None],
+        config=SimpleNamespace(field=SimpleNamespace(kernel=7)),
+    )
+    predictor = SimpleNamespace(surface=lambda *given: None, network=network)
+    found = fit_kappa(rafare_kappa.residuals(predictor, [pair]))  # pyright: ignore
+    assert abs(found - 0.004) < 4e-4

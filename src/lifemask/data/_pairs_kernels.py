@@ -301,17 +301,20 @@ def _crossing(vertices, i0, i1, i2, x, y):
 
 
 @njit(**EXACT)
-def _cells(vertices, faces, f, low, step, n0, n1):
-    """Range of cells (i0, i1, j0, j1) that a triangle's shadow may touch, ends included."""
+def _shadow(vertices, faces, f, low, step, n0, n1):
+    """Range (i0, i1, j0, j1), ends included, of the cells that a triangle's shadow may touch.
+
+    Of the columns at their corners, too, hence rounded up at the end.
+    """
     x0 = min(vertices[faces[f, 0], 0], vertices[faces[f, 1], 0], vertices[faces[f, 2], 0])
     x1 = max(vertices[faces[f, 0], 0], vertices[faces[f, 1], 0], vertices[faces[f, 2], 0])
     y0 = min(vertices[faces[f, 0], 1], vertices[faces[f, 1], 1], vertices[faces[f, 2], 1])
     y1 = max(vertices[faces[f, 0], 1], vertices[faces[f, 1], 1], vertices[faces[f, 2], 1])
     return (
         max(0, int(np.floor((x0 - low[0]) / step))),
-        min(n0 - 1, int(np.floor((x1 - low[0]) / step))),
+        min(n0 - 1, int(np.ceil((x1 - low[0]) / step))),
         max(0, int(np.floor((y0 - low[1]) / step))),
-        min(n1 - 1, int(np.floor((y1 - low[1]) / step))),
+        min(n1 - 1, int(np.ceil((y1 - low[1]) / step))),
     )
 
 
@@ -333,7 +336,7 @@ def winding_numbers(vertices, faces, points, low, step, starts, order, out):
     out[:] = 0
     flat = starts.ravel()
     for f in range(faces.shape[0]):
-        i0, i1, j0, j1 = _cells(vertices, faces, f, low, step, n0, n1)
+        i0, i1, j0, j1 = _shadow(vertices, faces, f, low, step, n0, n1)
         for i in range(i0, i1 + 1):
             for j in range(j0, j1 + 1):
                 cell = i * n1 + j
@@ -344,21 +347,6 @@ def winding_numbers(vertices, faces, points, low, step, starts, order, out):
                     )
                     if turn != 0 and height > points[p, 2]:
                         out[p] += turn
-
-
-@njit(**EXACT)
-def _columns(vertices, faces, f, low, step, n0, n1):
-    """Range of columns (i0, i1, j0, j1) inside the box of a triangle's shadow, ends included."""
-    x0 = min(vertices[faces[f, 0], 0], vertices[faces[f, 1], 0], vertices[faces[f, 2], 0])
-    x1 = max(vertices[faces[f, 0], 0], vertices[faces[f, 1], 0], vertices[faces[f, 2], 0])
-    y0 = min(vertices[faces[f, 0], 1], vertices[faces[f, 1], 1], vertices[faces[f, 2], 1])
-    y1 = max(vertices[faces[f, 0], 1], vertices[faces[f, 1], 1], vertices[faces[f, 2], 1])
-    return (
-        max(0, int(np.floor((x0 - low[0]) / step))),
-        min(n0 - 1, int(np.ceil((x1 - low[0]) / step))),
-        max(0, int(np.floor((y0 - low[1]) / step))),
-        min(n1 - 1, int(np.ceil((y1 - low[1]) / step))),
-    )
 
 
 @njit(**EXACT)
@@ -374,7 +362,7 @@ def _crossings(vertices, faces, low, step, n0, n1):
             heights, turns = np.empty(starts[-1]), np.empty(starts[-1], np.int32)
             fill = starts[:-1].copy()
         for f in range(faces.shape[0]):
-            i0, i1, j0, j1 = _columns(vertices, faces, f, low, step, n0, n1)
+            i0, i1, j0, j1 = _shadow(vertices, faces, f, low, step, n0, n1)
             for i in range(i0, i1 + 1):
                 for j in range(j0, j1 + 1):
                     turn, height = _crossing(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +12,14 @@ from lifemask.assets import UserError
 from lifemask.data import shards
 from lifemask.data._pairs_maker import create_pairs_maker
 from lifemask.data._pairs_types import Pair, PairsConfig, StoredPair, to_stored
-from lifemask.data._synthetic_run import Engine, RenderJob, entry_of, render_locally
+from lifemask.data._synthetic_run import (
+    Engine,
+    RenderJob,
+    check_places,
+    data_sha1,
+    entry_of,
+    fill,
+)
 from lifemask.data.synthetic import SyntheticConfig
 
 GENERATOR_VERSION = 2
@@ -104,44 +110,17 @@ def run_pairs(
     shards.remove_leftovers(folder)
     found = _complete_shards(job)
     _save(job, manifest, found)
-    there = sum(entry["count"] for entry in found.values())
-    made: dict[int, int] = {}
-
-    def report(shard: int, done: int) -> None:
-        made[shard] = done
-        progress(there, sum(made.values()))
-
-    progress(there, 0)
-    missing = [s for s in range(job.shard_count) if s not in found]
-    if missing:
-        for entry in _engine(engine)(job, missing, workers, report):
-            found[entry["shard"]] = entry | {"rejected": _rejected(job, entry["shard"])}
-            _save(job, manifest, found)
-        shards.remove_leftovers(folder)
+    fill(
+        job, found, engine, workers, progress, lambda: _save(job, manifest, found),
+        lambda entry: entry | {"rejected": _rejected(job, entry["shard"])},
+    )  # fmt: skip
     return _save(job, manifest, found)
-
-
-def _engine(name: Engine) -> Callable[..., Iterator[dict]]:
-    if name == "local":
-        return render_locally
-    if name == "ray":
-        from lifemask.data._synthetic_ray import render_on_ray
-
-        return render_on_ray
-    raise UserError(f"unknown engine {name!r}; valid: local, ray")
 
 
 def _check(job: RenderJob) -> None:
     if not 1 <= job.count <= 10**9:
         raise UserError(f"count is {job.count}; it lies between 1 and {10**9}")
-    for part, pattern in (("skins", "*_diffuse*.jpg"), ("hdri", "*.exr")):
-        if not any((job.data / part).glob(pattern)):
-            raise UserError(
-                f"no {part}/{pattern} in {job.data}: --data names a folder with CC0 skins and"
-                " environments (docs/pairs.md)"
-            )
-    if job.folder.exists() and not job.folder.is_dir():
-        raise UserError(f"{job.folder} is a file; give a folder")
+    check_places(job, "docs/pairs.md")
 
 
 def _open_manifest(config: PairsConfig, job: RenderJob) -> dict[str, Any]:
@@ -152,7 +131,7 @@ def _open_manifest(config: PairsConfig, job: RenderJob) -> dict[str, Any]:
     from lifemask.facemodel import load_face_model
 
     settings = asdict(config) | {
-        "generator_version": GENERATOR_VERSION, "data_sha1": _data_sha1(job.data),
+        "generator_version": GENERATOR_VERSION, "data_sha1": data_sha1(job.data),
         "face_model_sha1": model_fingerprint(load_face_model("lifemask")),
     }  # fmt: skip
     manifest = {
@@ -174,13 +153,6 @@ def _open_manifest(config: PairsConfig, job: RenderJob) -> dict[str, Any]:
     if job.count < old["count_planned"]:
         raise UserError(f"{job.folder} is a run of {old['count_planned']}; --count may only grow")
     return manifest
-
-
-def _data_sha1(data: Path) -> str:
-    """Hash of the names and sizes of skins and environments."""
-    files = [p for part in ("skins/*_diffuse*.jpg", "hdri/*.exr") for p in sorted(data.glob(part))]
-    text = "".join(f"{p.name} {p.stat().st_size}\n" for p in files)
-    return hashlib.sha1(text.encode()).hexdigest()[:12]
 
 
 def _complete_shards(job: RenderJob) -> dict[int, dict]:

@@ -133,6 +133,33 @@ def run(
     manifest = _open_manifest(job)
     found = _complete_shards(job)
     _save_manifest(job, manifest, found)
+    fill(job, found, engine, workers, progress, lambda: _save_manifest(job, manifest, found))
+    return shards.read_manifest(job.folder)
+
+
+def fill(
+    job: RenderJob,
+    found: dict[int, dict],
+    engine: Engine,
+    workers: int,
+    progress: Callable[[int, int], None],
+    save: Callable[[], object],
+    noted: Callable[[dict], dict] = lambda entry: entry,
+) -> None:
+    """Write the shards that are missing; `found` grows by their entries.
+
+    Args:
+        job: what and where to.
+        found: entries of the shards that are there, by their number.
+        engine: "local" processes or a "ray" cluster.
+        workers: as for `run`.
+        progress: as for `run`.
+        save: called after each shard.
+        noted: an entry with what else the manifest says of it.
+
+    Raises:
+        UserError: an unknown engine, or a worker cannot read the data.
+    """
     there = sum(entry["count"] for entry in found.values())
     made: dict[int, int] = {}
 
@@ -144,10 +171,29 @@ def run(
     missing = [s for s in range(job.shard_count) if s not in found]
     if missing:
         for entry in _engine(engine)(job, missing, workers, report):
-            found[entry["shard"]] = entry
-            _save_manifest(job, manifest, found)
+            found[entry["shard"]] = noted(entry)
+            save()
         shards.remove_leftovers(job.folder)  # of workers that died on the way
-    return shards.read_manifest(job.folder)
+
+
+def check_places(job: RenderJob, page: str) -> None:
+    """Refuse a folder without materials, or a file where shards should go.
+
+    Args:
+        job: what and where to.
+        page: of the docs, for the remedy.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    for part, pattern in (("skins", "*_diffuse*.jpg"), ("hdri", "*.exr")):
+        if not any((job.data / part).glob(pattern)):
+            raise UserError(
+                f"no {part}/{pattern} in {job.data}: --data names a folder with CC0 skins and"
+                f" environments ({page})"
+            )
+    if job.folder.exists() and not job.folder.is_dir():
+        raise UserError(f"{job.folder} is a file; give a folder")
 
 
 def check(job: RenderJob) -> None:
@@ -174,14 +220,7 @@ def check(job: RenderJob) -> None:
         raise UserError(
             f"{job.photo_skins} does not exist: make it with tools/unwrap_photo_textures.py"
         )
-    for part, pattern in (("skins", "*_diffuse*.jpg"), ("hdri", "*.exr")):
-        if not any((job.data / part).glob(pattern)):
-            raise UserError(
-                f"no {part}/{pattern} in {job.data}: --data names a folder with CC0 skins and"
-                " environments (docs/synthetic.md)"
-            )
-    if job.folder.exists() and not job.folder.is_dir():
-        raise UserError(f"{job.folder} is a file; give a folder")
+    check_places(job, "docs/synthetic.md")
     model = _face_model(job)
     if job.sets:
         _check_sets(model, job.sets)
@@ -298,7 +337,7 @@ def _settings(job: RenderJob) -> dict[str, Any]:
         "device": job.device,
         "face_model": job.face_model,
         "face_model_sha1": model_fingerprint(_face_model(job)),
-        "data_sha1": _data_sha1(job.data),
+        "data_sha1": data_sha1(job.data),
     }
     if job.form == "shards":
         settings |= {"truth": job.truth, "sets": list(job.sets)}
@@ -308,7 +347,7 @@ def _settings(job: RenderJob) -> dict[str, Any]:
     return settings
 
 
-def _data_sha1(data: Path) -> str:
+def data_sha1(data: Path) -> str:
     """Hash of the names and sizes of skins and environments."""
     files = [p for part in ("skins/*_diffuse*.jpg", "hdri/*.exr") for p in sorted(data.glob(part))]
     text = "".join(f"{p.name} {p.stat().st_size}\n" for p in files)

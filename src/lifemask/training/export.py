@@ -62,31 +62,71 @@ def trained_run(
         arguments: None for those of the process.
     """
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--crops", type=int, default=0, help="crops seen, earlier runs included")
+    add_options(parser, sources)
+    options = parser.parse_args(arguments)
+    state = read_state(options.run / f"{options.which}.safetensors")
+    recipe = state["recipe"]
+    card = card_of(options, sources) | {
+        "seed": recipe["seed"],
+        "steps": state["step"],
+        "crops_seen": options.crops or state["step"] * recipe["optim"]["batch"],
+    }
+    weights = averaged_weights(options.run, options.which)
+    return TrainedRun(weights, recipe["net"], card, options)
+
+
+def add_options(parser: argparse.ArgumentParser, sources: Mapping[str, Iterable[str]]) -> None:
+    """The options that all exports have; see `card_of`."""
     parser.add_argument("--which", choices=("checkpoint", "best"), default="checkpoint")
     parser.add_argument("--name", required=True)
     parser.add_argument("--family", choices=tuple(sources), required=True)
     parser.add_argument("--metrics", type=Path, help="json of measured numbers for the card")
     parser.add_argument("--recipe", default="", help="the command that trained the run")
-    parser.add_argument("--crops", type=int, default=0, help="crops seen, earlier runs included")
     parser.add_argument("--commit", help="of the code that trained; default: the one checked out")
     parser.add_argument("--folder", type=Path, default=Path("src/lifemask/weights"))
-    options = parser.parse_args(arguments)
-    state = read_state(options.run / f"{options.which}.safetensors")
-    recipe = state["recipe"]
+
+
+def card_of(options: argparse.Namespace, sources: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+    """Entries of a card that a command line tells."""
     metrics = options.metrics
-    card = {
+    return {
         "tag": options.family,
         "licence": LICENCES[options.family],
         "sources": list(sources[options.family]),
         "recipe": options.recipe,
         "commit": options.commit or git_commit(),
-        "seed": recipe["seed"],
-        "steps": state["step"],
-        "crops_seen": options.crops or state["step"] * recipe["optim"]["batch"],
         "measured": json.loads(metrics.read_text(encoding="utf-8")) if metrics else {},
     }
-    weights = averaged_weights(options.run, options.which)
-    return TrainedRun(weights, recipe["net"], card, options)
+
+
+def write_weights(
+    folder: Path, name: str, network: nn.Module, card: dict[str, Any]
+) -> dict[str, Any]:
+    """Write `NAME.safetensors` (fp16) and `NAME.json` of a network that torch runs.
+
+    Args:
+        folder: where to write.
+        name: of the files.
+        network: with its weights.
+        card: entries of the card but those that follow from the file.
+
+    Returns:
+        The whole card.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = f"{name}.safetensors"
+    save_file({k: v.contiguous() for k, v in rounded(network.state_dict()).items()}, folder / file)
+    (folder / file).chmod(0o644)
+    full = {
+        "name": name,
+        **card,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "sha256": {file: sha256(folder / file)},
+    }
+    text = json.dumps(full, indent=1, ensure_ascii=False) + "\n"
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    return full
 
 
 def rounded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,15 +16,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from lifemask.assets import UserError, sha256
+from lifemask.assets import UserError
 from lifemask.methods._rafare_field import FieldConfig
 from lifemask.methods.rafare import RafareConfig, config_from_dict, create_rafare
 from lifemask.training.checkpoint import averaged_weights, read_state
-from lifemask.training.export import LICENCES, rounded
-from lifemask.training.run_log import git_commit
+from lifemask.training.export import add_options, card_of, rounded, write_weights
 
 PARTS = ("base", "fine", "normals")
 SOURCES = {
@@ -83,21 +81,9 @@ def export_rafare(
     """
     network = create_rafare(config)
     network.load_state_dict(rounded(weights))
-    folder.mkdir(parents=True, exist_ok=True)
-    file = f"{name}.safetensors"
-    halved = {k: v.contiguous() for k, v in rounded(network.state_dict()).items()}
-    save_file(halved, folder / file)
-    (folder / file).chmod(0o644)
-    full = {
-        "name": name,
-        **card,
-        "network": {"size": config.size, **asdict(config)},
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "sha256": {file: sha256(folder / file)},
-    }
-    text = json.dumps(full, indent=1, ensure_ascii=False) + "\n"
-    (folder / f"{name}.json").write_text(text, encoding="utf-8")
-    return full
+    return write_weights(
+        folder, name, network, card | {"network": {"size": config.size, **asdict(config)}}
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -105,35 +91,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for part in PARTS:
         parser.add_argument(f"--{part}", type=Path, required=True, help=f"run of rafare-{part}")
-    parser.add_argument("--which", choices=("checkpoint", "best"), default="checkpoint")
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--family", choices=tuple(SOURCES), required=True)
     parser.add_argument("--field", type=json.loads, default={}, help="json of FieldConfig")
-    parser.add_argument("--metrics", type=Path, help="json of measured numbers for the card")
-    parser.add_argument("--recipe", default="", help="the commands that trained the runs")
-    parser.add_argument("--commit", help="of the code that trained; default: the one checked out")
-    parser.add_argument("--folder", type=Path, default=Path("src/lifemask/weights"))
+    add_options(parser, SOURCES)
     options = parser.parse_args(arguments)
     runs = {part: getattr(options, part) for part in PARTS}
     config, weights = join_runs(runs, options.which)
     config = replace(config, field=FieldConfig(**options.field))
     states = [read_state(runs[part] / f"{options.which}.safetensors") for part in PARTS]
-    measured = options.metrics
-    card = {
+    steps = {part: s["step"] for part, s in zip(PARTS, states, strict=True)}
+    batches = (s["recipe"]["optim"]["batch"] for s in states)
+    card = card_of(options, SOURCES) | {
         "summary": f"signed distance, fine form and normals of a face crop of {config.size} px",
         "kind": "rafare",
-        "tag": options.family,
-        "licence": LICENCES[options.family],
-        "sources": list(SOURCES[options.family]),
-        "recipe": options.recipe,
-        "commit": options.commit or git_commit(),
         "seed": states[0]["recipe"]["seed"],
-        "steps": {part: s["step"] for part, s in zip(PARTS, states, strict=True)},
-        "pairs_seen": {
-            part: s["step"] * s["recipe"]["optim"]["batch"]
-            for part, s in zip(PARTS, states, strict=True)
-        },
-        "measured": json.loads(measured.read_text(encoding="utf-8")) if measured else {},
+        "steps": steps,
+        "pairs_seen": {part: steps[part] * b for part, b in zip(PARTS, batches, strict=True)},
     }
     export_rafare(weights, config, options.folder, options.name, card)
 

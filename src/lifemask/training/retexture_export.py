@@ -10,19 +10,16 @@ a CPU next to what surrounds it: torch runs it, and there is no ONNX file.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from lifemask.assets import sha256
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
 from lifemask.methods.retexture import RetextureConfig, config_from_dict, create_retexture
-from lifemask.training.export import rounded, trained_run
+from lifemask.training.export import rounded, trained_run, write_weights
 
 SOURCES = {
     "open": (
@@ -62,22 +59,9 @@ def export_retexture(
     """
     network = create_retexture(config, model)
     network.load_state_dict(rounded(weights))
-    folder.mkdir(parents=True, exist_ok=True)
-    file = f"{name}.safetensors"
-    halved = {k: v.contiguous() for k, v in rounded(network.state_dict()).items()}
-    save_file(halved, folder / file)
-    (folder / file).chmod(0o644)
-    full = {
-        "name": name,
-        **card,
-        "network": asdict(config),
-        "face_model": model.name,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "sha256": {file: sha256(folder / file)},
-    }
-    text = json.dumps(full, indent=1, ensure_ascii=False) + "\n"
-    (folder / f"{name}.json").write_text(text, encoding="utf-8")
-    return full
+    return write_weights(
+        folder, name, network, card | {"network": asdict(config), "face_model": model.name}
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
