@@ -13,8 +13,8 @@ PACKAGE = ROOT / "src" / "lifemask"
 ORDER = (
     "types", "assets", "graphics", "facemodel", "nn", "losses", "faces", "methods",
     "record", "export", "head", "preview", "relighting", "pipeline_config", "pipeline_input",
-    "pipeline", "outputs",
-    "data", "evaluation", "training", "apps",
+    "pipeline", "outputs", "video",
+    "data", "evaluation", "training", "batch", "apps",
 )  # fmt: skip
 """A module may import from those to its left and from its own folder, and nothing else."""
 
