@@ -120,6 +120,7 @@ def dressed(
     around = (1 - weight) * trusted(beyond, texels, skin, hair, layout)
     bald = 1 - layout.prior.scalp * (hair is not None)
     trust = (weight * torch.maximum(bald, share) + around).clamp(max=1)
+    trust = trust * (1 - layout.lids.folded(geometry))
     # in the map's rim the photo counts as far as it shows skin: hair beside a cheek would darken it
     both = (weight + around).clamp(min=1e-4)
     whole = ((weight / both)[:, None] * on_map + (around / both)[:, None] * beyond).clamp(max=0.98)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from lifemask.facemodel.base import FaceModel
 from lifemask.graphics.uv import UvAtlas, create_uv_atlas, mirror_texels
 from lifemask.methods._texture_fill import MeshSmoother, create_mesh_smoother
+from lifemask.methods._texture_lids import Lids, create_lids
 from lifemask.methods._texture_parts import PartLayout, cavity_colors, create_part_layout
 from lifemask.methods._texture_prior import AlbedoPrior, load_albedo_prior
 from lifemask.methods._texture_regions import chart_roles, skin_chart_faces, vertex_masks
@@ -27,6 +28,7 @@ class TextureLayout:
     prior: AlbedoPrior
     texel_interior: Float[Tensor, "t"]
     texel_core: Float[Tensor, "t"]
+    lids: Lids
     smoother: MeshSmoother
     mirror: Tensor
     grain: Float[Tensor, "t"]
@@ -87,6 +89,7 @@ def _create_layout(model: FaceModel, size: int, part_size: int, gutter_px: int) 
         prior=load_albedo_prior(uv),
         texel_interior=interior,
         texel_core=core,
+        lids=create_lids(model, mean, atlas),
         smoother=create_mesh_smoother(mean, topology.faces[main], atlas.corners, atlas.barycentric),
         mirror=topology.mirror.long(),
         grain=_grain(atlas),

@@ -111,6 +111,7 @@ def texture_from_photo(
     beside = None if regions is None else hair_beside(linear, seen, regions, transfer, light)
     hair = hair_color(unlit, seen, skin, layout, config.scalp, beside)
     trust = trusted(unlit, seen, skin, hair, layout)
+    trust = trust * (1 - layout.lids.folded(geometry))
     albedo = complete(unlit, trust, skin, light, hair, layout, config.mirror)
     lighting = Lighting(rotate_sh(light.lighting.sh, geometry.camera.rotation.float()))
     parts = part_textures(linear, geometry, layout.parts, lighting)
