@@ -222,9 +222,13 @@ class FieldMlp(nn.Module):
         """One value each."""
         x = features
         for number, layer in enumerate(self.layers):
-            x = layer(x if number == 0 else torch.cat((x, features), -1))
+            if number == 0:
+                x = layer(features)
+            else:  # the layer of (x, features) without writing them side by side
+                own, fed = layer.weight.split([x.shape[-1], features.shape[-1]], 1)  # pyright: ignore
+                x = functional.linear(features, fed, layer.bias).add_(functional.linear(x, own))
             if number + 1 < len(self.layers):
-                x = functional.leaky_relu(x)
+                x = functional.leaky_relu(x, inplace=True)
         return x[..., 0]
 
 
@@ -281,7 +285,7 @@ def at_points(
     """Bilinear values of maps where points of the cube project; 0 outside the crop."""
     grid = torch.stack((points[..., 0], -points[..., 1]), -1)[:, :, None]
     found = functional.grid_sample(maps, grid.to(maps.dtype), align_corners=False)
-    return found[..., 0].mT
+    return found[..., 0].transpose(1, 2)
 
 
 def guide_distance(
