@@ -16,6 +16,7 @@ from lifemask.evaluation.report import table as _table
 from report_dasl import dasl_sections
 from report_pgn import pgn_sections
 from report_rafare import rafare_sections
+from report_readme import method_lines, peer_lines
 from report_retexture import retexture_sections
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -334,14 +335,9 @@ def results_page(results: dict[str, Result]) -> str:
 
 
 def readme_block(results: dict[str, Result]) -> str:
-    """The README's tables: the main systems, and the stages that have a target."""
-    lines = []
-    ours = [row for row in accuracy_rows(results) if row[1] != NO_WEIGHTS]
-    asides = ("(self)", "(none)")  # 2DASL with other maps than its default
-    if rows := [r for r in ours if r[3] == "official" and not r[2].endswith(asides)]:
-        keep = [0, 1, 2, 4, 5, 6]
-        pick = [[row[k] for k in keep] for row in rows]
-        lines += _table(tuple(ACCURACY_HEAD[k] for k in keep), pick) + [""]
+    """The README's tables: the methods, other systems, and the stages that have a target."""
+    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    lines = [*method_lines(results), *peer_lines(published, results)]
     if meshes := results.get("fit_meshes"):
         lines += [*_table(MESH_HEAD, mesh_rows(meshes)[:1]), ""]
     if speed := results.get("speed"):
