@@ -6,8 +6,9 @@
 DIR holds pairs of a held-out seed (`lifemask pairs`, `docs/pairs.md`). Beside the levels run: the
 fine network with its picture set to zero; the networks with another pair's image (regions and guide
 stay); the finished surface of another pair; the guide, as the depth map the networks see and as its
-own mesh (parametric head); the true depth map; the mean head in the guide's pose; and the head
-model that carries the surface, without and with its displacement map.
+own mesh (parametric head); the true depth map; the mean head in the guide's pose; the surface that
+the pipeline finds, with its own guide and regions; and the head model that carries that surface,
+without and with its displacement map.
 To compare weights on the same pairs, name them:
 `--weights-dir FOLDER --net rafare-pairs --net rafare-renders`; the first gets everything, the
 others the levels base and full. Definitions: `lifemask.evaluation.rafare`.
@@ -44,6 +45,7 @@ from rafare_systems import (
     MEAN,
     OTHER_HEAD,
     OTHER_IMAGE,
+    SOURCE,
     TRUTH,
     Asked,
     Photos,
@@ -128,7 +130,7 @@ def compared(systems: Sequence[str]) -> list[tuple[str, str]]:
     out += [(FULL, name) for name in rest if not name.endswith(": base")]
     out += [("base", name) for name in rest if name.endswith(": base")]
     for carried in (CARRIED, DETAILED):
-        out += [(carried, other) for other in (HEAD, GUIDE, MEAN, FULL)]
+        out += [(carried, other) for other in (HEAD, GUIDE, MEAN, FULL, SOURCE)]
     return [(a, b) for a, b in out if a in systems and b in systems]
 
 

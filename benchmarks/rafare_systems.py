@@ -25,7 +25,6 @@ from lifemask.methods._rafare_field import FieldSampler, Surface
 from lifemask.methods._rafare_lattice import create_room, crossing_cells
 from lifemask.methods._rafare_view import EXPAND, Guide, create_view, face_mask
 from lifemask.methods.rafare import RafarePredictConfig, RafarePredictor, load_rafare
-from lifemask.methods.rafare import _asked as field_of
 from lifemask.pipeline import Pipeline
 from lifemask.pipeline_config import PipelineConfig
 from lifemask.types import Geometry
@@ -44,6 +43,8 @@ TRUTH = "truth"
 GUIDE, MEAN, CARRIED, DETAILED = "guide", "mean head", "carried head", "carried head with map"
 HEAD = "parametric head"
 """The guide as a mesh: its depth map on the crop's pixels, which the networks see, is smoother."""
+SOURCE = "surface that is carried"
+"""What the carried heads start from. The levels have the pair's guide and regions instead."""
 PIECES_GRID = 64
 
 
@@ -102,13 +103,13 @@ def piece_count(predictor: RafarePredictor, pair: Pair, grid: int = PIECES_GRID)
     """
     from scipy.ndimage import label
 
-    net = predictor.network
-    config = replace(net.config.field, grid=grid, evaluate="full")
+    networks = predictor.networks
+    config = replace(networks.config.field, grid=grid, evaluate="full")
     pixels = torch.from_numpy(np.ascontiguousarray(pair.image)).permute(2, 0, 1)[None].float() / 255
     region = torch.from_numpy(np.ascontiguousarray(pair.region))[None]
     guide = guide_of_pair(pair) if predictor.config.guide else None
     seen = () if guide is None else (guide.depth[None], guide.normals[None])
-    base = field_of(net.base, create_view(pixels, region, *seen))
+    base = networks.look(create_view(pixels, region, *seen), "base").base
     room = create_room(face_mask(region)[0], grid, config.erode, config.outer)
     field = FieldSampler(base, None, room, config).settle()
     return int(label(crossing_cells(room.wall(field)).numpy(), np.ones((3, 3, 3)))[1])
@@ -166,6 +167,15 @@ class Photos:
         """The head model that carries the surface."""
         geometry = self.geometry("rafare", number)
         return None if geometry is None else self._mesh(geometry, number)
+
+    def surface(self, number: int) -> Triangles | None:
+        """The surface that it carries, with the pipeline's own guide and regions."""
+        geometry = self.geometry("rafare", number)
+        if geometry is None or geometry.surface is None:
+            return None
+        pair, found = self.pairs[number], geometry.surface
+        points = found.vertices_px.double().numpy()
+        return pixels_to_mm(points, len(pair.image), half_crop_mm(pair)), found.faces.long().numpy()
 
     def detailed(self, number: int) -> Triangles | None:
         """The same, subdivided, with its displacement map."""
@@ -237,6 +247,7 @@ def create_systems(
         out |= {
             HEAD: photos.parametric_head,
             MEAN: photos.mean_head,
+            SOURCE: photos.surface,
             CARRIED: photos.carried,
             DETAILED: photos.detailed,
         }

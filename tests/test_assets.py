@@ -65,6 +65,18 @@ def test_card_with_one_digest(weights):
         assets.weights_path("net")
 
 
+def test_the_parts_of_a_network_share_its_card(weights):
+    card = json.loads((weights / "net.json").read_text())
+    (weights / "net.part.onnx").write_bytes(b"graph")
+    card["sha256"]["net.part.onnx"] = hashlib.sha256(b"graph").hexdigest()
+    (weights / "net.json").write_text(json.dumps(card))
+    assert assets.weights_path("net.part.onnx") == weights / "net.part.onnx"
+    assert set(assets.assets()[0].files) == {"net.safetensors", "net.part.onnx"}
+    (weights / "net.part.onnx").write_bytes(b"grasp")
+    with pytest.raises(AssetError, match=r"net\.part\.onnx is damaged"):
+        assets.weights_path("net.part.onnx")
+
+
 def test_markdown_names_every_asset(weights):
     text = assets.assets_markdown()
     for asset in assets.assets():

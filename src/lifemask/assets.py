@@ -1,7 +1,8 @@
 """Errors a user can mend, and the one table of weight files and face models with their licences.
 
-Weights that ship with the package lie in `lifemask/weights` as `NAME.safetensors` (some also as
-`NAME.onnx`), each described by a card `NAME.json`:
+Weights that ship with the package lie in `lifemask/weights` as `NAME.safetensors` and, networks, as
+`NAME.onnx` (with `NAME.PART.onnx` where there are several graphs), each described by a card
+`NAME.json`:
 
     {"name", "summary", "kind", "licence", "tag": "open" | "research", "sources": [...],
      "recipe", "commit", "sha256": {file name: hex digest}, "measured": {...}}
@@ -211,7 +212,7 @@ def weights_path(name: str) -> Path:
             f"(there: {', '.join(known) or 'none'}). Install lifemask again, or point "
             f"{WEIGHTS_ENV} to the folder that holds it."
         )
-    card = _read_card(path.with_suffix(".json"))
+    card = _read_card(_card_path(path))
     _check_digest(path, _digests(card, path).get(file_name, ""), "Install lifemask again.")
     return path
 
@@ -341,6 +342,11 @@ def _weight_files() -> list[Path]:
     return [p for p in folder.glob("*") if p.suffix in WEIGHT_SUFFIXES]
 
 
+def _card_path(path: Path) -> Path:
+    """The card of a weight file: its name up to the first dot."""
+    return path.with_name(path.name.split(".")[0] + ".json")
+
+
 def _read_card(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
@@ -364,7 +370,7 @@ def _digests(card: Mapping[str, Any], path: Path) -> dict[str, str]:
 def _asset_from_card(path: Path) -> Asset:
     card = _read_card(path)
     digests = _digests(card, path)
-    names = {p.name for p in _weight_files() if p.stem == path.stem} | set(digests)
+    names = {p.name for p in _weight_files() if _card_path(p) == path} | set(digests)
     sources = card.get("sources", card.get("source", ()))
     return Asset(
         name=path.stem,

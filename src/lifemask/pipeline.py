@@ -352,7 +352,9 @@ class Pipeline:
         """The network behind the texture "retexture"."""
         from lifemask.methods.retexture import load_retexturer
 
-        return load_retexturer(self.config.weights, self.device_model, self.config.retexture)
+        config = self.config
+        given = (config.weights, self.device_model, config.retexture)
+        return load_retexturer(*given, engine=config.engine, threads=config.threads)
 
     def _is_modelled(self, geometry: Geometry) -> bool:
         """Whether a geometry is a head of the pipeline's face model, and not a free mesh."""
@@ -367,6 +369,8 @@ class Pipeline:
         options = dict(self.geometry_stage.options(seen))
         if geometry.detail is not None:
             options["detail"] = "rafare"
+        if config.engine != "onnx":
+            options["engine"] = config.engine
         return MethodUse(config.method, config.weights, self._refines(geometry), options)
 
     @cached_property
@@ -382,17 +386,16 @@ class Pipeline:
         from lifemask.faces.landmarker import load_landmarker
 
         config = self.config
-        return load_landmarker(config.weights, threads=config.threads)
+        return load_landmarker(config.weights, config.engine, config.threads)
 
     @cached_property
     def geometry_stage(self) -> GeometryStage:
         """The method, with its networks."""
         config = self.config
         module, function = METHODS[config.method].split(":")
-        setup = StageSetup(
-            self.device_model, config.weights, config.threads, config.method_settings
-        )
-        return getattr(import_module(module), function)(setup)
+        settings = config.method_settings
+        given = (config.weights, config.threads, settings, config.engine)
+        return getattr(import_module(module), function)(StageSetup(self.device_model, *given))
 
     @cached_property
     def surface_finder(self) -> SurfaceFinder:
@@ -400,16 +403,18 @@ class Pipeline:
         from lifemask.methods._rafare_detail import load_finder
 
         config = self.config
-        return load_finder(config.weights, self.model.name, config.rafare, config.threads)
+        given = (config.weights, self.model.name, config.rafare, config.threads, config.engine)
+        return load_finder(*given)
 
     @cached_property
     def parser(self) -> Parser | None:
         """The region network; None where its weights are not installed."""
         config = self.config
-        if not (weights_folder() / f"parser-{config.weights}.onnx").is_file():
+        suffix = "onnx" if config.engine == "onnx" else "safetensors"
+        if not (weights_folder() / f"parser-{config.weights}.{suffix}").is_file():
             log.info("no weights of a parser: what hides the face is told by its colours alone")
             return None
-        return load_parser(config.weights, threads=config.threads)
+        return load_parser(config.weights, config.engine, config.threads)
 
     @cached_property
     def model(self) -> FaceModel:

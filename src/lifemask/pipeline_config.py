@@ -10,6 +10,7 @@ import torch
 from lifemask.assets import UserError
 from lifemask.faces.choice import side_px
 from lifemask.methods.fitting import FitConfig
+from lifemask.nn.shipped import ENGINES, Engine
 from lifemask.types import Face, Geometry
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class PipelineConfig:
             refinement and texture; without the parser's weights it is off.
         max_head_px: the texture is taken from the photo reduced until the head is this large.
         device: where the fit and the texture are computed, e.g. "cpu" or "cuda".
+        engine: what runs the networks, on the CPU: "onnx" (onnxruntime) or "torch"; the results
+            agree to rounding. The detector is onnxruntime's in any case.
         threads: threads of the networks; 0 lets onnxruntime choose.
         fit: settings of the landmark fit, the camera model among them; of the refinement's
             landmark terms too.
@@ -76,6 +79,7 @@ class PipelineConfig:
     regions: bool = True
     max_head_px: int = 1280
     device: str = "cpu"
+    engine: Engine = "onnx"
     threads: int = 0
     fit: FitConfig = field(default_factory=FitConfig)
     dasl: DaslPredictConfig | None = None
@@ -97,6 +101,7 @@ class PipelineConfig:
         check_choice("detail", self.detail, DETAILS)
         check_choice("texture", self.texture, TEXTURES)
         check_choice("faces", self.faces, ("largest", "all"))
+        check_choice("engine", self.engine, ENGINES)
         _check_device(self.device)
         if self.method not in PINHOLE_METHODS and self.fit.camera != "orthographic":
             raise UserError(

@@ -17,6 +17,7 @@ from lifemask.methods._retexture_light import (
     global_shading,
     light_from_vector,
     lit,
+    solve_positive,
     spread_light,
     texel_transfer,
     unlit,
@@ -222,3 +223,14 @@ def test_the_27_numbers_shade_by_the_published_formula():
     g[:, 0] += 0.8
     found = global_shading(texel_transfer(normals), light)[0].flatten(1)
     torch.testing.assert_close(found, g @ harmonics)
+
+
+def test_elimination_is_torchs_solver():
+    draw = torch.Generator().manual_seed(3)
+    factor = torch.randn(4, 9, 9, generator=draw, dtype=torch.float64)
+    matrix = factor @ factor.mT + 0.01 * torch.eye(9, dtype=torch.float64)
+    right = torch.randn(4, 9, 3, generator=draw, dtype=torch.float64)
+    torch.testing.assert_close(solve_positive(matrix, right), torch.linalg.solve(matrix, right))
+    torch.testing.assert_close(
+        solve_positive(matrix[0], right[0]), solve_positive(matrix, right)[0], rtol=0, atol=1e-9
+    )

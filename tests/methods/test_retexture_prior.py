@@ -143,3 +143,10 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch, model, bfm_folder):
     (tmp_path / f"{PCA}.safetensors").write_bytes(b"12345678{}")
     with pytest.raises(AssetError, match="damaged"):
         load_prior("pca", SIZE, model)
+
+
+def test_smaller_maps_of_the_autoencoder_are_its_own_resized(model):
+    codes = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = resized(load_albedo_vae().decode(codes), SIZE).clamp(DARKEST, LIGHTEST)
+        torch.testing.assert_close(load_prior("vae", SIZE, model)(codes), wanted)

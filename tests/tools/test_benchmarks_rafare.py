@@ -237,6 +237,27 @@ def test_heads_of_the_pipeline_lie_on_the_crop(bench, monkeypatch):
     size = float(geometry.camera.scale) * step
     np.testing.assert_allclose(carried[0] - mean[0], 5.0 * size, atol=1e-3)
     assert len(fine[1]) > len(carried[1])
+    assert photos.surface(0) is None  # this pipeline found none
+
+
+def test_the_surface_that_is_carried_lies_where_its_head_does(bench, monkeypatch):
+    """A surface that is the head itself is the head's mesh on the crop."""
+    from lifemask.evaluation.predict_meshes import mean_head
+    from lifemask.facemodel import load_face_model
+    from lifemask.graphics.camera import project
+    from lifemask.types import FreeSurface
+
+    middle, half = SIZE / 2 - 0.5, SIZE / 2.4
+    box = (middle - half, middle - half, middle + half, middle + half)
+    head = mean_head(load_face_model(), box, (SIZE, SIZE)).geometry
+    px = project(head.vertices_mm.float(), head.camera)
+    photos = bench.systems.Photos([pair(0)], "open")
+    own = replace(head, surface=FreeSurface(px, head.faces))
+    monkeypatch.setattr(photos, "geometry", lambda method, number: own)
+    points, faces = photos.surface(0)
+    expected, of_head = photos.carried(0)
+    np.testing.assert_allclose(points, expected, atol=1e-6)
+    assert np.array_equal(faces, of_head)
 
 
 def test_pieces_are_counted_before_they_are_dropped(bench, monkeypatch):
@@ -247,11 +268,13 @@ def test_pieces_are_counted_before_they_are_dropped(bench, monkeypatch):
                for c, r in (((0.0, 0, 0), 0.3), ((0.1, 0.1, 0.7), 0.1))]  # fmt: skip
         return torch.minimum(*far)
 
-    monkeypatch.setattr(bench.systems, "field_of", lambda net, view: field)
     from lifemask.methods._rafare_field import FieldConfig
 
-    net = SimpleNamespace(config=SimpleNamespace(field=FieldConfig(box=0)), base=None)
-    predictor = SimpleNamespace(network=net, config=SimpleNamespace(guide=True))
+    networks = SimpleNamespace(
+        config=SimpleNamespace(field=FieldConfig(box=0)),
+        look=lambda view, level: SimpleNamespace(base=field),
+    )
+    predictor = SimpleNamespace(networks=networks, config=SimpleNamespace(guide=True))
     whole = pair(0)
     whole.region = np.full_like(whole.region, 4)
     assert bench.systems.piece_count(predictor, whole, 48) == 2

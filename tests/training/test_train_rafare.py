@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers.rafare_pairs import ball_pairs
-from lifemask.assets import UserError
+from lifemask.assets import AssetError, UserError
 from lifemask.methods._rafare_loss import Part
 from lifemask.training.checkpoint import averaged_weights
 from lifemask.training.overrides import with_overrides
@@ -107,12 +107,19 @@ def test_three_runs_become_weights_that_answer(tmp_path: Path, monkeypatch: pyte
     rafare_export.main([*given, "--field", '{"grid": 24, "carve": "both"}'])
     card = json.loads((weights / "rafare-trial.json").read_text())
     assert card["steps"] == dict.fromkeys(PARTS, 2) and card["pairs_seen"]["base"] == 4
-    monkeypatch.setattr("lifemask.assets.weights_folder", lambda: weights)
-    found = load_rafare("open", RafarePredictConfig(weights="rafare-trial")).network
+    monkeypatch.setenv("LIFEMASK_WEIGHTS", str(weights))
+    graphs = {"rafare-trial.onnx", "rafare-trial.base.onnx", "rafare-trial.fine.onnx"}
+    assert set(card["sha256"]) == graphs | {"rafare-trial.safetensors"}
+    trial = RafarePredictConfig(weights="rafare-trial")
+    found = load_rafare("open", trial, engine="torch").network
     assert found.config.field.grid == 24 and found.config.base.size == 32
     own = averaged_weights(runs["fine"])
     for name, value in found.fine.state_dict().items():
         assert torch.equal(value, own[name].half().float())
+    assert load_rafare("open", trial).networks.config == found.config
+    (weights / "rafare-trial.fine.onnx").unlink()
+    with pytest.raises(AssetError, match=r"rafare-trial\.fine\.onnx is missing .*engine torch"):
+        load_rafare("open", trial)
     with pytest.raises(UserError, match="trained 'fine', not 'base'"):
         rafare_export.join_runs(runs | {"base": runs["fine"]})
 
@@ -141,10 +148,10 @@ def test_kappa_is_what_a_surface_lacks_of_bumps(monkeypatch: pytest.MonkeyPatch)
     )  # fmt: skip
     low = -0.004 * bump / facing[..., 2]
     monkeypatch.setattr(rafare_kappa, "front_depth", lambda surface, size: low.numpy())
-    network = SimpleNamespace(
-        normals=lambda view: normals[None],
+    networks = SimpleNamespace(
+        look=lambda view, level: SimpleNamespace(normals=normals.permute(1, 2, 0)),
         config=SimpleNamespace(field=SimpleNamespace(kernel=7)),
     )
-    predictor = SimpleNamespace(surface=lambda *given: None, network=network)
+    predictor = SimpleNamespace(surface=lambda *given: None, networks=networks)
     found = fit_kappa(rafare_kappa.residuals(predictor, [pair]))  # pyright: ignore
     assert abs(found - 0.004) < 4e-4

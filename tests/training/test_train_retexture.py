@@ -329,7 +329,7 @@ def test_a_card_tells_what_the_weights_are(shipped):
     assert card["kind"] == "retexture" and card["licence"] == "Apache-2.0"
     assert config_from_dict(card["network"]) == smoke().net
     assert card["face_model"] == "lifemask" and card["steps"] == 4 and card["sources"]
-    assert set(card["sha256"]) == {"retexture-open.safetensors"}
+    assert set(card["sha256"]) == {"retexture-open.safetensors", "retexture-open.onnx"}
     weights = load_file(shipped / "retexture-open.safetensors")
     assert all(v.dtype == torch.float16 for v in weights.values())
     assert card["parameters"] >= sum(v.numel() for k, v in weights.items() if "prior." not in k)
@@ -378,14 +378,15 @@ def test_a_dressed_head_is_complete(shipped, monkeypatch):
         dresser(image, few)
 
 
-@pytest.mark.parametrize("damage", ["card", "weights", "other"])
+@pytest.mark.parametrize("damage", ["card", "weights", "graph", "other"])
 def test_damaged_files_are_told_in_one_line(shipped, damage, tmp_path, monkeypatch):
     for file in shipped.iterdir():
         (tmp_path / file.name).symlink_to(file.resolve())
-    name = "retexture-open.json" if damage != "weights" else "retexture-open.safetensors"
+    files = {"weights": "retexture-open.safetensors", "graph": "retexture-open.onnx"}
+    name = files.get(damage, "retexture-open.json")
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).unlink()
-    if damage == "weights":
+    if damage in files:
         (tmp_path / name).write_bytes(b"nothing")
     else:
         card = json.loads(content)
@@ -396,7 +397,7 @@ def test_damaged_files_are_told_in_one_line(shipped, damage, tmp_path, monkeypat
         (tmp_path / name).write_text(json.dumps(card))
     monkeypatch.setenv("LIFEMASK_WEIGHTS", str(tmp_path))
     with pytest.raises(AssetError) as caught:
-        load_retexturer("open", load_face_model())
+        load_retexturer("open", load_face_model(), engine="torch" if damage == "other" else "onnx")
     assert "\n" not in str(caught.value)
 
 

@@ -86,5 +86,5 @@ def create_stage(setup: StageSetup) -> DaslStage:
         AssetError: its weights are missing or damaged.
     """
     installed_weights("dasl", setup.weights, setup.model.name)
-    predictor = load_dasl(setup.weights, threads=setup.threads)
+    predictor = load_dasl(setup.weights, setup.engine, setup.threads)
     return DaslStage(predictor, setup.model, setup.settings)

@@ -105,4 +105,5 @@ def create_stage(setup: StageSetup) -> PgnStage:
     installed_weights("pgn", setup.weights, setup.model.name)
     from lifemask.methods.pgn import load_pgn
 
-    return PgnStage(load_pgn(setup.weights, threads=setup.threads), setup.model, setup.settings)
+    predictor = load_pgn(setup.weights, setup.engine, setup.threads)
+    return PgnStage(predictor, setup.model, setup.settings)

@@ -11,6 +11,7 @@ from lifemask.faces.parsing import Regions
 from lifemask.methods._rafare_carry import NoSurfaceError, carry_surface, free_geometry
 from lifemask.methods._rafare_stage import SurfaceFinder
 from lifemask.methods._stage import installed_weights, moved
+from lifemask.nn.shipped import Engine
 from lifemask.types import FreeSurface, Geometry
 
 if TYPE_CHECKING:
@@ -55,16 +56,17 @@ def load_finder(
     model: str,
     config: RafarePredictConfig | None = None,
     threads: int = 0,
+    engine: Engine = "onnx",
 ) -> SurfaceFinder:
     """The shipped networks, for heads of a face model.
 
     Raises:
         AssetError: their weights are missing or damaged.
     """
-    installed_weights("rafare", "open", model)
+    installed_weights("rafare", weights, model)
     from lifemask.methods.rafare import load_rafare
 
-    return load_rafare(weights, config, threads)
+    return load_rafare(weights, config, threads, engine)
 
 
 def bare_surface(geometry: Geometry, model: FaceModel) -> Geometry:

@@ -94,10 +94,10 @@ def create_stage(setup: StageSetup) -> RafareStage:
         AssetError: their weights are missing or damaged.
         UserError: the guide was trained for another face model.
     """
-    installed_weights("rafare", "open", setup.model.name)
+    installed_weights("rafare", setup.weights, setup.model.name)
     from lifemask.methods.rafare import load_rafare
 
     guide = create_guide(replace(setup, settings=None))
-    finder = load_rafare(setup.weights, setup.settings, setup.threads)
-    parser = load_parser(setup.weights, threads=setup.threads)
+    finder = load_rafare(setup.weights, setup.settings, setup.threads, setup.engine)
+    parser = load_parser(setup.weights, setup.engine, setup.threads)
     return RafareStage(guide, finder, setup.model, parser, setup.settings)

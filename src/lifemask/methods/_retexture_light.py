@@ -30,7 +30,7 @@ _HUBER = 0.15
 
 def texel_transfer(normals: Float[Tensor, "b 3 n m"]) -> Float[Tensor, "b 9 n m"]:
     """What each coefficient of the light does to texels with these normals (unit)."""
-    return lambert_transfer(normals.movedim(1, -1)).movedim(-1, 1)
+    return lambert_transfer(normals.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def global_shading(
@@ -58,7 +58,7 @@ def detail_shading(
 
 def spread_light(light: Float[Tensor, "b 9 3"], like: Tensor) -> Float[Tensor, "b 27 n m"]:
     """One light for every place of a grid of the size of `like` (b, _, n, m), channel-major."""
-    flat = light.mT.reshape(len(light), 27, 1, 1)
+    flat = light.transpose(1, 2).flatten(1)[..., None, None]
     return flat.expand(-1, -1, *like.shape[-2:])
 
 
@@ -121,20 +121,35 @@ def solved_light(
     basis, trust = transfer.float().flatten(2), weight.float().flatten(2)
     level = (ratio * trust).sum(2) + 0.01 * 0.8
     level = level / (trust.sum(2) + 0.01)
-    ambient = torch.zeros(len(ratio), 9, 3, device=ratio.device)
-    ambient[:, 0] = NEUTRAL * level
+    ambient = functional.pad(NEUTRAL * level[:, None], (0, 0, 0, 8))
     pull = torch.tensor(_PULL, device=ratio.device) * (basis[:, :1] ** 2).mean()
+    ridge = torch.eye(9, device=pull.device) * pull
     robust, light = trust, ambient
     for _ in range(3):
         total = robust.sum(2, keepdim=True).clamp(min=1.0)
-        normal = (basis * robust / total) @ basis.mT + torch.diag(pull)
-        right = (basis * robust / total) @ ratio.mT + pull[:, None] * ambient
-        light = torch.linalg.solve(normal, right)
-        error = (ratio - light.mT @ basis).mean(1, keepdim=True).abs() / level.mean(1)[
+        normal = (basis * robust / total) @ basis.transpose(1, 2) + ridge
+        right = (basis * robust / total) @ ratio.transpose(1, 2) + pull[:, None] * ambient
+        light = solve_positive(normal, right)
+        error = (ratio - light.transpose(1, 2) @ basis).mean(1, keepdim=True).abs() / level.mean(1)[
             :, None, None
         ]
         robust = trust * (_HUBER / error.clamp(min=_HUBER))
     return light
+
+
+def solve_positive(
+    matrix: Float[Tensor, "*b n n"], right: Float[Tensor, "*b n k"]
+) -> Float[Tensor, "*b n k"]:
+    """The x of `matrix x = right` for a positive definite matrix, by plain elimination.
+
+    No pivoting and no solver of a library: an exported graph of the network holds it, too.
+    """
+    size = matrix.shape[-1]
+    rows = torch.cat((matrix, right), -1)
+    for k, unit in enumerate(torch.eye(size, dtype=matrix.dtype, device=matrix.device)):
+        row = rows[..., k : k + 1, :] / rows[..., k : k + 1, k : k + 1]
+        rows = rows + (unit[:, None] - rows[..., k : k + 1]) * row
+    return rows[..., size:]
 
 
 def vector_from_light(light: Float[Tensor, "*b 9 3"]) -> Float[Tensor, "*b 27"]:

@@ -274,7 +274,7 @@ class PriorNet(nn.Module):
         found = self.head(self.pool(self.levels(functional.avg_pool2d(maps, 2))))
         code, raw = self.to_code(found), self.to_light(found).view(-1, 10, 3)
         if start is None:
-            start = functional.pad(raw.new_full((len(raw), 1, 3), NEUTRAL), (0, 0, 0, 8))
+            start = functional.pad(torch.full_like(raw[:, :1], NEUTRAL), (0, 0, 0, 8))
         # what the skin is darker than the mean skin, the light is brighter, channel by channel
         light = start + raw[:, 1:] * start[:, :1].mean(2, keepdim=True)
         return code, light * raw[:, :1].clamp(-3, 3).exp()
@@ -337,7 +337,7 @@ class UvNet(nn.Module):
         """What each light of a grid adds to the one light; the grid is 1 x 1 if nothing."""
         x = levels[-1]
         if self.to_light is None:
-            return x.new_zeros(len(x), 27, 1, 1)
+            return torch.zeros_like(x[:, :1, :1, :1]).repeat(1, 27, 1, 1)
         for k, conv in enumerate(self.lights):
             x = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = conv(torch.cat((x, levels[-2 - k]), 1) if self.skips else x)
@@ -359,7 +359,8 @@ class UvNet(nn.Module):
                 x = self.join[k](torch.cat((x, levels[-2 - k]), 1))
         change = self.to_albedo(x)
         if start is not None:
-            change = change + torch.atanh((2 * start - 1).clamp(-0.98, 0.98))
+            known = start.clamp(0.01, 0.99)  # atanh of 2 known - 1, which no ONNX exporter knows
+            change = change + (known / (1 - known)).log() / 2
         return (torch.tanh(change) + 1) / 2
 
 

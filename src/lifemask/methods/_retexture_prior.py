@@ -76,10 +76,20 @@ class VaePrior(nn.Module):
     def __init__(self, vae: AlbedoVae, size: int) -> None:
         super().__init__()
         self.vae, self.latent, self.size = vae, vae.latent, size
+        shrink = torch.eye(vae.size)[None, None]
+        if size != vae.size:  # `resized` along one axis, as a matrix that any runtime multiplies by
+            shrink = functional.interpolate(
+                shrink, size=(size, vae.size), mode="bilinear", align_corners=False, antialias=True
+            )
+        self.shrink: Tensor
+        self.register_buffer("shrink", shrink[0, 0], persistent=False)
 
     def forward(self, z: Float[Tensor, "b z"]) -> Float[Tensor, "b 3 n n"]:
         """Linear albedo (b, 3, size, size) in (0, 1) of codes (b, latent)."""
-        return resized(self.vae.decode(z), self.size).clamp(DARKEST, LIGHTEST)
+        maps = self.vae.decode(z)
+        if self.size != self.vae.size:
+            maps = self.shrink @ maps @ self.shrink.T
+        return maps.clamp(DARKEST, LIGHTEST)
 
 
 def load_prior(kind: PriorKind, size: int, model: FaceModel) -> LinearPrior | VaePrior:

@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from lifemask.assets import AssetError, UserError, card_face_model, weights_folder
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.crop import Box
+from lifemask.nn.shipped import Engine
 from lifemask.types import Appearance, Face, Geometry, Landmarks
 
 _Result = TypeVar("_Result", Landmarks, Geometry, Appearance | None)
@@ -83,12 +84,14 @@ class StageSetup:
         threads: of the inference engine; 0 lets it choose.
         settings: the method's own settings (`PipelineConfig` has a field of the method's name);
             None for its defaults.
+        engine: what runs the networks.
     """
 
     model: FaceModel
     weights: Literal["open", "research"] = "open"
     threads: int = 1
     settings: Any = None
+    engine: Engine = "onnx"
 
 
 class GeometryStage(Protocol):

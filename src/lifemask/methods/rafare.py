@@ -17,13 +17,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from jaxtyping import UInt8
+from torch import Tensor
 from torch.nn import functional
 
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.crop import crop_to_photo
 from lifemask.faces.parsing import Regions
+from lifemask.methods._rafare_engine import (
+    Level,
+    OnnxRafare,
+    RafareNet,
+    SurfaceNetworks,
+    TorchRafare,
+)
 from lifemask.methods._rafare_field import FieldConfig, Surface, extract_surface
 from lifemask.methods._rafare_view import (
     Guide,
@@ -33,15 +40,12 @@ from lifemask.methods._rafare_view import (
     guide_of,
     px_from_cube,
 )
-from lifemask.nn.sdf import FieldNet, FieldNetConfig, NormalNet, NormalNetConfig, View
-from lifemask.nn.shipped import described, family_name, with_weights
+from lifemask.nn.sdf import FieldNetConfig, NormalNetConfig
+from lifemask.nn.shipped import Engine, check_engine, described, family_name, with_weights
 from lifemask.types import Crop, FreeSurface, Geometry
 
-Level = Literal["base", "fine", "normals"]
 LEVELS: tuple[Level, ...] = ("base", "fine", "normals")
 """From coarse to fine: `f_base` alone, with `f_fine`, and carved by the normals."""
-SHIPPED = "rafare-open"
-"""Name of the shipped weights: usable with all others, until a network learns from photos, too."""
 _BACKGROUND = 8
 _MARGIN = 0.02
 """Share of the crop's side by which a face may be wider than its guide."""
@@ -89,41 +93,40 @@ class RafarePredictConfig:
     weights: str = ""
 
 
-class RafareNet(nn.Module):
-    """The three networks.
-
-    Args:
-        config: their sizes.
-    """
-
-    def __init__(self, config: RafareConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.base = FieldNet(config.base, starts_from_guide=True)
-        self.fine = FieldNet(config.fine)
-        self.normals = NormalNet(config.normals)
-
-
 class RafarePredictor:
     """Finds the surface of faces with trained networks.
 
     Args:
-        network: trained; moved to evaluation mode.
+        network: trained, in torch (moved to evaluation mode) or their exported graphs.
         config: how photos are asked.
         threads: of torch while it computes; 0 leaves them as they are.
     """
 
     def __init__(
-        self, network: RafareNet, config: RafarePredictConfig | None = None, threads: int = 0
+        self,
+        network: RafareNet | SurfaceNetworks,
+        config: RafarePredictConfig | None = None,
+        threads: int = 0,
     ) -> None:
-        self.network = network.eval().requires_grad_(False)
+        self.networks = TorchRafare(network) if isinstance(network, RafareNet) else network
         self.config = config or RafarePredictConfig()
         self.threads = threads
 
     @property
     def size(self) -> int:
         """Side of the crop in px."""
-        return self.network.config.size
+        return self.networks.config.size
+
+    @property
+    def network(self) -> RafareNet:
+        """The networks themselves, where the engine is torch.
+
+        Raises:
+            ValueError: onnxruntime runs them.
+        """
+        if not isinstance(self.networks, TorchRafare):
+            raise ValueError("the networks are graphs of onnxruntime; load them with engine torch")
+        return self.networks.network
 
     @torch.no_grad()
     def surface(
@@ -161,26 +164,16 @@ class RafarePredictor:
         blind: bool,
         changes: dict[str, Any],
     ) -> Surface:
-        device = next(self.network.parameters()).device
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
         regions = torch.from_numpy(np.ascontiguousarray(region))[None]
         seen = () if guide is None else (guide.depth[None], guide.normals[None])
-        view = _on(create_view(pixels, regions, *seen), device)
         own = {} if self.config.grid is None else {"grid": self.config.grid}
-        settings = replace(self.network.config.field, **(own | changes))
+        settings = replace(self.networks.config.field, **(own | changes))
         if level != "normals":
             settings = replace(settings, carve="none")
-        net = self.network
-        normals = net.normals(view)[0].permute(1, 2, 0).cpu() if level == "normals" else None
-        dark = replace(view, picture=torch.zeros_like(view.picture)) if blind else view
-        return extract_surface(
-            _asked(net.base, view),
-            _asked(net.fine, dark) if level != "base" else None,
-            face_mask(regions)[0],
-            normals,
-            None,
-            settings,
-        )
+        said = self.networks.look(create_view(pixels, regions, *seen), level, blind)
+        mask = face_mask(regions)[0]
+        return extract_surface(said.base, said.fine, mask, said.normals, None, settings)
 
     def __call__(
         self,
@@ -232,17 +225,6 @@ def crop_regions(crop: Crop, regions: Regions | None, guide: Guide) -> UInt8[Ten
     return torch.where(inside & beside, found.argmax(0), _BACKGROUND).byte()
 
 
-def _asked(network: FieldNet, view: View) -> Any:
-    """A network's answer for points (n, 3) of the crop."""
-    features = network.encode(view)[-1]
-
-    def answer(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
-        there = points.to(features)
-        return network.query(features, view, there[None])[0].float().to(points.device)
-
-    return answer
-
-
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
     """So many threads of torch within the block; 0 for as many as there are."""
@@ -254,10 +236,6 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _on(view: View, device: torch.device) -> View:
-    return View(*(getattr(view, name).to(device) for name in View.__dataclass_fields__))
-
-
 def create_rafare(config: RafareConfig) -> RafareNet:
     """The untrained networks."""
     return RafareNet(config)
@@ -267,16 +245,27 @@ def load_rafare(
     weights: Literal["open", "research"],
     config: RafarePredictConfig | None = None,
     threads: int = 0,
+    engine: Engine = "onnx",
 ) -> RafarePredictor:
-    """The shipped networks, the same for both families: those of pairs made from renders.
+    """The shipped networks.
+
+    Args:
+        weights: "open" learned from heads put into renders; "research" also from heads put into
+            photos whose terms allow research only.
+        config: how photos are asked.
+        threads: of torch and of onnxruntime; 0 lets them choose.
+        engine: "onnx" (onnxruntime) or "torch".
 
     Raises:
         AssetError: their weights are missing or damaged.
-        ValueError: an unknown family.
+        ValueError: an unknown family or engine.
     """
+    check_engine(engine)
     config = config or RafarePredictConfig()
-    family_name("rafare", weights)
-    name = config.weights or SHIPPED
+    name = config.weights or family_name("rafare", weights)
+    if engine == "onnx":
+        networks = OnnxRafare(name, described(name, config_from_dict), threads)
+        return RafarePredictor(networks, config, threads)
     network = described(name, lambda card: create_rafare(config_from_dict(card)))
     return RafarePredictor(with_weights(network, name).float(), config, threads)
 

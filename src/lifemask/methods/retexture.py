@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.parsing import Regions
@@ -28,7 +28,14 @@ from lifemask.methods._retexture_prior import load_prior
 from lifemask.methods._retexture_types import RetextureBatch, RetextureInput, RetextureOutput
 from lifemask.methods._texture_complete import without_hidden
 from lifemask.methods._texture_layout import mean_head, texture_layout
-from lifemask.nn.shipped import described, family_name, with_weights
+from lifemask.nn.shipped import (
+    Engine,
+    OnnxNetwork,
+    check_engine,
+    described,
+    family_name,
+    with_weights,
+)
 from lifemask.types import Appearance, Geometry
 
 __all__ = [
@@ -64,19 +71,66 @@ def create_retexture(config: RetextureConfig, model: FaceModel) -> RetextureNet:
     return RetextureNet(config, load_prior(config.prior, config.size, model), chart.inside)
 
 
+class ExportNet(nn.Module):
+    """A trained `RetextureNet` with one tensor for each input and output, for export."""
+
+    def __init__(self, net: RetextureNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(
+        self, texture: Tensor, visible: Tensor, normals: Tensor, noise: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The parts of a `RetextureOutput` from those of a `RetextureInput`."""
+        return tuple(self.net(RetextureInput(texture, visible, normals, noise)))
+
+
+class MapNetwork(Protocol):
+    """What the dresser needs of a network, whatever runs it."""
+
+    config: RetextureConfig
+
+    def __call__(self, seen: RetextureInput, /) -> RetextureOutput:
+        """Albedo and light of a batch."""
+        ...
+
+
+class OnnxRetexture:
+    """The exported graph of a `RetextureNet`.
+
+    Args:
+        network: the graph.
+        config: sizes of the network.
+    """
+
+    def __init__(self, network: OnnxNetwork, config: RetextureConfig) -> None:
+        self._network = network
+        self.config = config
+
+    def __call__(self, seen: RetextureInput) -> RetextureOutput:
+        """Albedo and light of a batch, on the CPU."""
+        given = (part.cpu().float().numpy() for part in seen)
+        return RetextureOutput(*map(torch.from_numpy, self._network.outputs(*given)))
+
+
 class Retexturer:
     """Dresses heads with a trained network.
 
     Args:
-        network: trained; moved to evaluation mode.
+        network: trained, in torch (moved to evaluation mode) or its exported graph.
         model: the face model whose map it was trained on.
         config: how a head is dressed.
     """
 
     def __init__(
-        self, network: RetextureNet, model: FaceModel, config: RetexturePredictConfig | None = None
+        self,
+        network: RetextureNet | MapNetwork,
+        model: FaceModel,
+        config: RetexturePredictConfig | None = None,
     ) -> None:
-        self.network = network.eval().requires_grad_(False)
+        if isinstance(network, nn.Module):
+            network = network.eval().requires_grad_(False)
+        self.network = network
         self.model = model
         self.config = config or RetexturePredictConfig()
 
@@ -146,15 +200,29 @@ def load_retexturer(
     weights: Literal["open", "research"],
     model: FaceModel,
     config: RetexturePredictConfig | None = None,
+    engine: Engine = "onnx",
+    threads: int = 0,
 ) -> Retexturer:
     """The shipped network of a family.
 
+    Args:
+        weights: the family.
+        model: the face model whose heads are dressed.
+        config: how.
+        engine: "onnx" (onnxruntime) or "torch".
+        threads: of onnxruntime; 0 lets it choose.
+
     Raises:
         AssetError: its weights are missing, damaged or for another face model.
-        ValueError: an unknown family.
+        ValueError: an unknown family or engine.
     """
+    check_engine(engine)
     config = config or RetexturePredictConfig()
     name = config.weights or family_name("retexture", weights)
+    if engine == "onnx":
+        sizes = described(name, config_from_dict)
+        graph = OnnxNetwork(f"{name}.onnx", RetextureInput._fields, threads)
+        return Retexturer(OnnxRetexture(graph, sizes), model, config)
     network = described(name, lambda card: create_retexture(config_from_dict(card), model))
     return Retexturer(with_weights(network, name).float(), model, config)
 

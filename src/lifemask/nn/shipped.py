@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 from numpy import ndarray
 from torch import nn
 
-from lifemask.assets import AssetError, UserError, network_card, weights_path
+from lifemask.assets import AssetError, UserError, network_card, weights_folder, weights_path
 
 Engine = Literal["onnx", "torch"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 Network = TypeVar("Network", bound=nn.Module)
+Described = TypeVar("Described")
 
 
 class OnnxNetwork:
-    """An exported graph through onnxruntime; the call gives its first output.
+    """An exported graph through onnxruntime, on the CPU; the call gives its first output.
 
     Args:
         file_name: in the weights folder.
-        inputs: names of the graph's inputs, in the order of the call.
+        inputs: names of the graph's inputs, in the order of the call; what the graph does not
+            take, because its network makes no use of it, is left out.
         threads: of onnxruntime; 0 lets it choose.
 
     Raises:
@@ -36,18 +39,28 @@ class OnnxNetwork:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        path = weights_path(file_name)
+        options.log_severity_level = 3  # what it has to say of its own optimisations
+        path = _graph_path(file_name)
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 path.read_bytes(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime raises classes of its own
             raise _damaged(path) from error
+        self._taken = {one.name for one in self._session.get_inputs()}
 
     def __call__(self, *arrays: ndarray) -> ndarray:
         """First output for float32 arrays."""
-        given = {n: np.ascontiguousarray(a) for n, a in zip(self._inputs, arrays, strict=True)}
-        return self._session.run(None, given)[0]
+        return self.outputs(*arrays)[0]
+
+    def outputs(self, *arrays: ndarray) -> list[ndarray]:
+        """All outputs for float32 arrays."""
+        given = {
+            name: np.ascontiguousarray(array)
+            for name, array in zip(self._inputs, arrays, strict=True)
+            if name in self._taken
+        }
+        return self._session.run(None, given)
 
 
 class TorchNetwork:
@@ -82,11 +95,10 @@ def load_network(
         AssetError: the weights are missing or damaged.
         ValueError: an unknown engine.
     """
+    check_engine(engine)
     if engine == "onnx":
         return OnnxNetwork(f"{name}.onnx", inputs, threads)
-    if engine == "torch":
-        return TorchNetwork(module())
-    raise ValueError(f"unknown engine {engine!r}; valid: onnx, torch")
+    return TorchNetwork(module())
 
 
 def family_name(method: str, weights: str) -> str:
@@ -100,8 +112,8 @@ def family_name(method: str, weights: str) -> str:
     return f"{method}-{weights}"
 
 
-def described(name: str, create: Callable[[dict[str, Any]], Network]) -> Network:
-    """The network that a card describes, without its weights.
+def described(name: str, create: Callable[[dict[str, Any]], Described]) -> Described:
+    """The network that a card describes, without its weights; or its settings.
 
     Args:
         name: of its files.
@@ -131,6 +143,29 @@ def with_weights(network: Network, name: str) -> Network:
     except Exception as error:  # a broken header raises a class of its own
         raise _damaged(path) from error
     return network
+
+
+def check_engine(name: str) -> None:
+    """Refuse an unknown engine.
+
+    Raises:
+        ValueError: the message lists what is valid.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"unknown engine {name!r}; valid: {', '.join(ENGINES)}")
+
+
+def _graph_path(file_name: str) -> Path:
+    """Path of a graph; where only the weights for torch are there, the message says so."""
+    name = file_name.split(".")[0]
+    folder = weights_folder()
+    there = (folder / f"{name}.safetensors").is_file()
+    if there and not (folder / file_name).is_file():
+        raise AssetError(
+            f"{file_name} is missing from {folder}: export {name} again (docs/engines.md),"
+            " or use the engine torch"
+        )
+    return weights_path(file_name)
 
 
 def _damaged(path: Path) -> AssetError:

@@ -1,7 +1,7 @@
 """From a training run to shipped weights: fp16 safetensors, ONNX and a card, for every network.
 
-What is one network's own (its graph, its summary, its sources) is in `landmarker_export`,
-`parser_export` and `dasl_export`.
+What is one network's own (its graphs, its summary, its sources) is in `landmarker_export`,
+`parser_export`, `dasl_export`, `pgn_export`, `retexture_export` and `rafare_export`.
 """
 
 from __future__ import annotations
@@ -100,48 +100,29 @@ def card_of(options: argparse.Namespace, sources: Mapping[str, Iterable[str]]) -
     }
 
 
-def write_weights(
-    folder: Path, name: str, network: nn.Module, card: dict[str, Any]
-) -> dict[str, Any]:
-    """Write `NAME.safetensors` (fp16) and `NAME.json` of a network that torch runs.
-
-    Args:
-        folder: where to write.
-        name: of the files.
-        network: with its weights.
-        card: entries of the card but those that follow from the file.
-
-    Returns:
-        The whole card.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = f"{name}.safetensors"
-    save_file({k: v.contiguous() for k, v in rounded(network.state_dict()).items()}, folder / file)
-    (folder / file).chmod(0o644)
-    full = {
-        "name": name,
-        **card,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "sha256": {file: sha256(folder / file)},
-    }
-    text = json.dumps(full, indent=1, ensure_ascii=False) + "\n"
-    (folder / f"{name}.json").write_text(text, encoding="utf-8")
-    return full
-
-
 def rounded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights in fp16, as they are shipped; whole numbers stay."""
     return {k: v.half() if v.dtype.is_floating_point else v for k, v in weights.items()}
 
 
-def traced(module: nn.Module, inputs: Inputs, output: str) -> bytes:
+def traced(
+    module: nn.Module,
+    inputs: Inputs,
+    output: str | tuple[str, ...],
+    free: Mapping[str, int] | None = None,
+) -> bytes:
     """An ONNX graph for any batch size.
 
     Args:
-        module: maps its inputs to one output.
+        module: maps its inputs to one output, or to several.
         inputs: shape of one sample of each input by its name, in the module's order.
-        output: name of the output.
+        output: name of the output, or names.
+        free: axis (the batch is 0) of inputs and outputs that may have any length, too.
     """
+    outputs = (output,) if isinstance(output, str) else output
+    axes = {name: {0: "b"} for name in (*inputs, *outputs)}
+    for name, axis in (free or {}).items():
+        axes[name][axis] = "n"
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter announces its successor
         path = Path(folder) / "network.onnx"
@@ -150,8 +131,8 @@ def traced(module: nn.Module, inputs: Inputs, output: str) -> bytes:
             tuple(torch.zeros(2, *shape) for shape in inputs.values()),
             str(path),
             input_names=list(inputs),
-            output_names=[output],
-            dynamic_axes={name: {0: "b"} for name in (*inputs, output)},
+            output_names=list(outputs),
+            dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
         )
@@ -190,14 +171,32 @@ def halved(graph: bytes) -> bytes:
 
 
 def write_network(
-    folder: Path, name: str, network: nn.Module, graph: bytes, card: dict[str, Any]
+    folder: Path,
+    name: str,
+    network: nn.Module,
+    graph: bytes,
+    card: dict[str, Any],
+    parts: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
-    """Write `NAME.safetensors` (fp16), `NAME.onnx` and `NAME.json`; returns the whole card."""
+    """Write `NAME.safetensors` (fp16), `NAME.onnx` and `NAME.json`; returns the whole card.
+
+    Args:
+        folder: where to write.
+        name: of the files.
+        network: with its weights.
+        graph: the network as ONNX.
+        card: entries of the card but those that follow from the files.
+        parts: further graphs of the network, written as `NAME.PART.onnx`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.contiguous() for k, v in rounded(network.state_dict()).items()}
-    files = (f"{name}.safetensors", f"{name}.onnx")
+    graphs = {f"{name}.onnx": graph}
+    graphs |= {f"{name}.{part}.onnx": content for part, content in (parts or {}).items()}
+    files = (f"{name}.safetensors", *graphs)
     save_file(weights, folder / files[0])
-    (folder / files[1]).write_bytes(graph)
+    (folder / files[0]).chmod(0o644)
+    for file, content in graphs.items():
+        (folder / file).write_bytes(content)
     full = {
         "name": name,
         **card,
@@ -228,10 +227,10 @@ def largest_difference(
     graph: bytes,
     batches: tuple[int, ...],
 ) -> float:
-    """Largest difference of an output between torch and onnxruntime on random inputs.
+    """Largest difference of any output between torch and onnxruntime on random inputs.
 
     Args:
-        module: maps its inputs, in [0, 1], to one output.
+        module: maps its inputs, in [0, 1], to its outputs.
         inputs: shape of one sample of each input by its name, in the module's order.
         graph: the same network as ONNX.
         batches: sizes b to try; an export with a dynamic batch may be right for one only.
@@ -244,7 +243,10 @@ def largest_difference(
         generator = torch.Generator().manual_seed(count)
         given = {n: torch.rand(count, *shape, generator=generator) for n, shape in inputs.items()}
         with torch.no_grad():
-            expected = module(*given.values()).numpy()
-        (found,) = session.run(None, {name: x.numpy() for name, x in given.items()})
-        worst = max(worst, float(np.abs(np.asarray(found) - expected).max()))
+            expected = module(*given.values())
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        taken = {one.name for one in session.get_inputs()}
+        found = session.run(None, {k: x.numpy() for k, x in given.items() if k in taken})
+        for one, other in zip(found, expected, strict=True):
+            worst = max(worst, float(np.abs(np.asarray(one) - other.numpy()).max()))
     return worst

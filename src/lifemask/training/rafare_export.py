@@ -1,10 +1,10 @@
-"""From three runs to RAFaRe's shipped weights: fp16 safetensors and a card.
+"""From three runs to RAFaRe's shipped weights: fp16 safetensors, ONNX and a card.
 
     python -m lifemask.training.rafare_export --base RUN --fine RUN --normals RUN \
         --name rafare-open --family open --metrics benchmarks/results/rafare-open.json
 
-The networks are small next to the lattice that they are asked on: torch runs them, and there is no
-ONNX file.
+There are three graphs: `NAME.onnx` looks at crops (feature maps of both fields, normals),
+`NAME.base.onnx` and `NAME.fine.onnx` answer for any number of points, sampling included.
 """
 
 from __future__ import annotations
@@ -16,14 +16,27 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from lifemask.assets import UserError
+from lifemask.methods._rafare_engine import FIELDS, LOOKS, AskNet, LookNet, RafareNet
 from lifemask.methods._rafare_field import FieldConfig
 from lifemask.methods.rafare import RafareConfig, config_from_dict, create_rafare
 from lifemask.training.checkpoint import averaged_weights, read_state
-from lifemask.training.export import add_options, card_of, rounded, write_weights
+from lifemask.training.export import (
+    Inputs,
+    add_options,
+    card_of,
+    halved,
+    largest_difference,
+    rounded,
+    traced,
+    write_network,
+)
 
+TOLERANCE = 2e-3  # of features, normals and the fine level, between torch and onnxruntime
+TOLERANCE_BASE = 1e-4  # half-crops
 PARTS = ("base", "fine", "normals")
 SOURCES = {
     "open": (
@@ -67,7 +80,10 @@ def export_rafare(
     name: str,
     card: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write `NAME.safetensors` (fp16) and `NAME.json`; returns the card.
+    """Write `NAME.safetensors` (fp16), the graphs and `NAME.json`; returns the card.
+
+    Weights are rounded to fp16 first, so that all files hold the same networks; the graphs are
+    compared with torch for several batch sizes before anything is written.
 
     Args:
         weights: of `RafareNet`.
@@ -77,13 +93,46 @@ def export_rafare(
         card: further entries of the card.
 
     Raises:
-        RuntimeError: the weights are of other networks.
+        RuntimeError: the weights are of other networks, or a graph disagrees with torch.
     """
     network = create_rafare(config)
     network.load_state_dict(rounded(weights))
-    return write_weights(
-        folder, name, network, card | {"network": {"size": config.size, **asdict(config)}}
-    )
+    own = {"network": {"size": config.size, **asdict(config)}}
+    look, parts = onnx_bytes(network)
+    return write_network(folder, name, network, look, card | own, parts)
+
+
+def onnx_bytes(network: RafareNet) -> tuple[bytes, dict[str, bytes]]:
+    """The graphs of `LookNet`, and of `AskNet` by the field's name, compared with torch.
+
+    Raises:
+        RuntimeError: one disagrees with torch.
+    """
+    network, size = network.eval().requires_grad_(False), network.config.size
+    channels = {"picture": 4, "guide_depth": 1, "guide_normals": 3, "guide_there": 1}
+    seen = {name: (count, size, size) for name, count in channels.items()}
+    look = LookNet(network)
+    with torch.no_grad():
+        base, fine, _ = look(*(torch.zeros(1, *shape) for shape in seen.values()))
+    parts = {}
+    for part, features in zip(FIELDS, (base, fine), strict=True):
+        asked = {"features": tuple(features.shape[1:]), **seen, "points": (7, 3)}
+        del asked["picture"]
+        tolerance = TOLERANCE_BASE if part == "base" else TOLERANCE
+        module, free = AskNet(getattr(network, part)), {"points": 1, "values": 1}
+        graph = halved(traced(module, asked, "values", free))
+        for count in (7, 1003):
+            _compare(module, asked | {"points": (count, 3)}, graph, tolerance)
+        parts[part] = graph
+    graph = halved(traced(look, seen, LOOKS))
+    _compare(look, seen, graph, TOLERANCE)
+    return graph, parts
+
+
+def _compare(module: nn.Module, inputs: Inputs, graph: bytes, tolerance: float) -> None:
+    worst = largest_difference(module, inputs, graph, (1, 2, 5))
+    if worst > tolerance:
+        raise RuntimeError(f"an exported graph's output is {worst:.5f} away from torch's")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -39,10 +39,10 @@ def residuals(
         image = torch.from_numpy(pair.image).permute(2, 0, 1)[None].float() / 255
         region = torch.from_numpy(pair.region)
         view = create_view(image, region[None], guide.depth[None], guide.normals[None])
-        with torch.no_grad():
-            normals = predictor.network.normals(view)[0].permute(1, 2, 0)
+        normals = predictor.networks.look(view, "normals").normals
+        assert normals is not None
         mask = face_mask(region)
-        bump = bump_map(normals, mask, predictor.network.config.field.kernel)
+        bump = bump_map(normals, mask, predictor.networks.config.field.kernel)
         found = torch.from_numpy(front_depth(surface, len(region))).float()
         truth, facing = torch.from_numpy(pair.depth), torch.from_numpy(pair.normals[..., 2])
         lacks = (found - truth) * facing

