@@ -43,7 +43,7 @@ def check_animation(path: Path, size: int, transparent: bool = False) -> None:
         _check_mp4(path, size, transparent)
 
 
-def write_animation(pictures: Iterable[Image.Image], path: Path, *, fps: int = 24) -> int:
+def write_animation(pictures: Iterable[Image.Image], path: Path, *, fps: float = 24) -> int:
     """Write pictures; the file appears whole or not at all.
 
     Args:
@@ -68,7 +68,7 @@ def write_animation(pictures: Iterable[Image.Image], path: Path, *, fps: int = 2
         raise UserError(f"cannot write {path} ({error.strerror or error})") from error
 
 
-def _write_strip(pictures: Iterable[Image.Image], path: Path, fps: int) -> int:
+def _write_strip(pictures: Iterable[Image.Image], path: Path, fps: float) -> int:
     from PIL import Image
 
     rows = [np.asarray(picture) for picture in pictures]
@@ -80,7 +80,7 @@ def _write_strip(pictures: Iterable[Image.Image], path: Path, fps: int) -> int:
     return len(rows)
 
 
-def _write_webp(pictures: Iterable[Image.Image], path: Path, fps: int) -> int:
+def _write_webp(pictures: Iterable[Image.Image], path: Path, fps: float) -> int:
     frames = list(pictures)
     if not frames:
         raise ValueError("no picture to write")
@@ -92,7 +92,7 @@ def _write_webp(pictures: Iterable[Image.Image], path: Path, fps: int) -> int:
     return len(frames)
 
 
-def _write_mp4(pictures: Iterable[Image.Image], path: Path, fps: int) -> int:
+def _write_mp4(pictures: Iterable[Image.Image], path: Path, fps: float) -> int:
     """H.264 by ffmpeg, which `imageio-ffmpeg` brings along."""
     ffmpeg = _ffmpeg(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.mp4")

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from lifemask.graphics.meshio.glb import encode_glb, write_glb
+from lifemask.graphics.meshio.glb_animation import pose_at, quaternions, read_animation
 from lifemask.graphics.meshio.glb_read import decode_glb, read_glb
 from lifemask.graphics.meshio.obj import read_obj, write_obj
 from lifemask.graphics.meshio.ply import read_ply, write_ply
 from lifemask.graphics.meshio.scene import (
+    Animation,
     Material,
     MeshFormatError,
     MeshPrimitive,
     MeshScene,
     MorphTarget,
+    ViewCamera,
     decode_normals,
     encode_image,
     encode_normals,
@@ -24,11 +27,13 @@ from lifemask.graphics.meshio.scene import (
 )
 
 __all__ = [
+    "Animation",
     "Material",
     "MeshFormatError",
     "MeshPrimitive",
     "MeshScene",
     "MorphTarget",
+    "ViewCamera",
     "decode_glb",
     "decode_normals",
     "encode_glb",
@@ -36,6 +41,9 @@ __all__ = [
     "encode_normals",
     "polygon_uvs",
     "polygons_of_part",
+    "pose_at",
+    "quaternions",
+    "read_animation",
     "read_glb",
     "read_mesh",
     "read_obj",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from lifemask.graphics.meshio.glb_animation import add_animation, add_camera
 from lifemask.graphics.meshio.scene import (
     Material,
     MeshPrimitive,
@@ -34,6 +35,8 @@ def write_glb(scene: MeshScene, path: str | Path, *, image_format: str = "png") 
     and shared by all primitives; each is a sparse accessor, without data where it moves nothing.
     Vertex colours are written to primitives without a texture. Normal textures come with tangents
     (`tangents.uv_tangents`, as MikkTSpace defines them), which blendshapes leave as they are.
+    An animation becomes keyframes of the weights and of the mesh's node, which itself stays at
+    rest; a camera becomes a node beside it.
 
     Args:
         scene: millimetres in the model frame (x right, y up, z out of the face: as in glTF).
@@ -62,8 +65,13 @@ def encode_glb(scene: MeshScene, *, image_format: str = "png") -> bytes:
         mesh.extras = {"targetNames": names}
     writer.gltf.meshes = [mesh]
     writer.gltf.nodes = [gl.Node(name=scene.name, mesh=0)]
-    writer.gltf.scenes = [gl.Scene(name=scene.name, nodes=[0])]
+    nodes = [0]
+    writer.gltf.scenes = [gl.Scene(name=scene.name, nodes=nodes)]
     writer.gltf.scene = 0
+    if scene.animation is not None:
+        add_animation(writer, scene.animation, 0)
+    if scene.camera is not None:
+        nodes.append(add_camera(writer, scene.camera))
     return writer.bytes()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def read_glb(path: str | Path) -> MeshScene:
     """Read all triangles of the default scene, node transforms applied, metres to millimetres.
 
     Base-colour, normal and roughness textures (of the first uvs; a metal texture as its mean),
-    vertex colours, normals, uvs and morph targets come along; skins, animations and cameras do not.
+    vertex colours, normals, uvs and morph targets come along; skins, cameras and animations do not
+    (`glb_animation.read_animation` reads these).
 
     Raises:
         MeshFormatError: not a GLB, truncated, no triangles, or compressed by an extension.
@@ -52,6 +54,16 @@ def decode_glb(data: bytes, name: str = "mesh") -> MeshScene:
         raise
     except (KeyError, IndexError, TypeError, ValueError, struct.error) as error:
         raise MeshFormatError(f"damaged glTF: {error!r}") from error
+
+
+def open_document(data: bytes) -> tuple[dict[str, Any], Callable[[int], np.ndarray]]:
+    """The JSON of a GLB file, and what reads its accessors (n, width) by index.
+
+    Raises:
+        MeshFormatError: not a GLB, or truncated.
+    """
+    document, blob = _split(data)
+    return document, _Reader(document, blob).accessor
 
 
 def _split(data: bytes) -> tuple[dict[str, Any], bytes]:

@@ -75,6 +75,55 @@ class MeshPrimitive:
 
 
 @dataclass(frozen=True)
+class Animation:
+    """Keyframes of a mesh and of the node that carries it; tracks that are None stay at rest.
+
+    Attributes:
+        times_s: (t,) seconds, ascending, not negative.
+        weights: (t, m) of the morph targets, in their order.
+        rotation_xyzw: (t, 4) unit quaternions, each on the side of the one before.
+        translation_mm: (t, 3).
+        scale: (t, 3).
+        name: of the clip.
+    """
+
+    times_s: Float[np.ndarray, " t"]
+    weights: Float[np.ndarray, "t m"] | None = None
+    rotation_xyzw: Float[np.ndarray, "t 4"] | None = None
+    translation_mm: Float[np.ndarray, "t 3"] | None = None
+    scale: Float[np.ndarray, "t 3"] | None = None
+    name: str = "clip"
+
+    def check(self, targets: int) -> None:
+        """Raise ValueError, naming the field, where shapes or values are wrong."""
+        times, count = self.times_s, len(self.times_s)
+        if times.ndim != 1 or not count or times[0] < 0 or (np.diff(times) <= 0).any():
+            raise ValueError("times_s of an animation must be ascending and not negative")
+        widths = {"weights": targets, "rotation_xyzw": 4, "translation_mm": 3, "scale": 3}
+        for name, width in widths.items():
+            rows = getattr(self, name)
+            if rows is not None:
+                _check_rows(f"{name} of an animation", rows, count, width)
+
+
+@dataclass(frozen=True)
+class ViewCamera:
+    """A perspective camera on the z axis that looks along -z at the origin.
+
+    Attributes:
+        distance_mm: from the origin.
+        yfov_rad: angle between the upper and the lower edge of the picture.
+        aspect: width over height of the picture.
+        name: of its node.
+    """
+
+    distance_mm: float
+    yfov_rad: float
+    aspect: float
+    name: str = "camera"
+
+
+@dataclass(frozen=True)
 class MeshScene:
     """A mesh in millimetres in the model frame, ready to be written, or as it was read.
 
@@ -90,6 +139,8 @@ class MeshScene:
         morph_targets: blendshapes by name, in order.
         morph_weights: initial weight by name; 0 where absent.
         name: of the object.
+        animation: keyframes of a clip (GLB only); None for a mesh that stands still.
+        camera: that saw the clip (GLB only).
     """
 
     positions_mm: Float32[np.ndarray, "v 3"]
@@ -100,6 +151,8 @@ class MeshScene:
     morph_targets: Mapping[str, MorphTarget] = field(default_factory=dict)
     morph_weights: Mapping[str, float] = field(default_factory=dict)
     name: str = "head"
+    animation: Animation | None = None
+    camera: ViewCamera | None = None
 
     @property
     def faces(self) -> Int32[np.ndarray, "f 3"]:
@@ -117,6 +170,8 @@ class MeshScene:
             _check_rows(f"morph target {name}", target.positions_mm, count, 3)
             if target.normals is not None:
                 _check_rows(f"normals of morph target {name}", target.normals, count, 3)
+        if self.animation is not None:
+            self.animation.check(len(self.morph_targets))
         if not self.primitives:
             raise ValueError("a scene needs at least one primitive")
         for primitive in self.primitives:
