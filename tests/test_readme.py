@@ -185,13 +185,6 @@ def write_hdr(path: Path, image: np.ndarray) -> None:
     path.write_bytes(head.encode() + rgbe.astype(np.uint8).tobytes())
 
 
-def test_examples_say_how_to_run_them():
-    for path in sorted((ROOT / "examples").glob("*.py")):
-        doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        assert f"python examples/{path.name}" in doc
-        assert path.name.removesuffix(".py") in Path(__file__).read_text(encoding="utf-8")
-
-
 def test_numbers_come_from_the_results(report):
     results = report["load_results"]()
     assert report["with_block"](README, report["readme_block"](results)) == README, (

@@ -130,7 +130,7 @@ def test_wrong_options_are_one_line_and_status_2(eggs, photo, tmp_path, capsys, 
 def test_one_bad_photo_does_not_stop_the_others(eggs, photo, tmp_path, capsys):
     bad = tmp_path / "broken.jpg"
     bad.write_bytes(b"no image")
-    assert run("reconstruct", bad, photo, "-o", tmp_path / "out", "--formats", "json") == 2
+    assert run("reconstruct", bad, photo, "-o", tmp_path / "out", "--formats", "json") == 3
     captured = capsys.readouterr()
     assert "broken.jpg is not an image" in captured.err
     assert "1 of 2 photos failed" in captured.err
@@ -146,11 +146,41 @@ def test_a_fault_of_ours_does_not_stop_the_others(eggs, photo, tmp_path, monkeyp
     monkeypatch.setattr(FakePipeline, "find_landmarks", fail_on_small)
     small = tmp_path / "small.png"
     Image.fromarray(np.full((100, 100, 3), 90, np.uint8)).save(small)
-    assert run("reconstruct", small, photo, "-o", tmp_path / "out", "--formats", "json") == 2
+    assert run("reconstruct", small, photo, "-o", tmp_path / "out", "--formats", "json") == 3
     assert "1 of 2 photos failed" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["portrait"]
-    with pytest.raises(ZeroDivisionError):
-        run("reconstruct", small, "-o", tmp_path / "out")
+    assert run("reconstruct", small, "-o", tmp_path / "out") == 1
+    assert capsys.readouterr().err.startswith("error: ZeroDivisionError: a bug\nThis is a fault")
+
+
+def test_json_gives_the_faces_of_the_record(eggs, photo, tmp_path, capsys):
+    broken, out = tmp_path / "b.png", tmp_path / "out"
+    broken.write_bytes(b"no image")
+    words = ("--faces", "all", "--formats", "ply,json", "--json")
+    assert run("reconstruct", photo, broken, "-o", out, *words) == 3
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert document["exit_code"] == 3 and document["error"]["kind"] == "some failed"
+    assert "1 head in" in captured.err
+    good, bad = document["result"]["photos"]
+    record = json.loads((out / "portrait" / "params.json").read_text())
+    assert good["faces"] == record["faces"] and good["folder"] == str(out / "portrait")
+    assert good["faces"][0]["files"] == ["head-1.ply"] and good["seconds"] >= 0
+    assert bad["error"]["kind"] == "user" and "not an image" in bad["error"]["message"]
+    assert bad["folder"] is None and bad["faces"] == []
+
+
+def test_json_of_one_person_and_of_a_fit(eggs, photos, tmp_path, capsys):
+    words = ("--formats", "json", "--json", "-o", tmp_path / "out")
+    assert run("reconstruct", *photos, "--same-person", *words) == 0
+    first, second = json.loads(capsys.readouterr().out)["result"]["photos"]
+    assert first["faces"][0]["identity"] == second["faces"][0]["identity"]
+    assert run("fit", photos[0], "--json", "-o", tmp_path / "fit", "--formats", "json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["command"] == "fit" and document["error"] is None
+    assert run("fit", photos[0], "--json", "-o", tmp_path / "fit") == 2  # it is there already
+    document = json.loads(capsys.readouterr().out)
+    assert "--overwrite" in document["error"]["message"]
 
 
 @pytest.fixture

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lifemask.apps.session import SomeFailedError, report
 from lifemask.assets import UserError
 
 if TYPE_CHECKING:
@@ -86,22 +88,25 @@ def run_jobs(
         maps: give the skin a normal and a roughness map.
 
     Raises:
-        UserError: every failure, after the last photo; AssetError at once, as none would work.
+        SomeFailedError: some of several photos failed; told after the last one.
+        UserError: all of them failed; AssetError at once, as none would work.
     """
     from lifemask.assets import AssetError
     from lifemask.outputs import check_formats
 
     formats = check_formats([name for name in formats if name])
     failures: list[str] = []
+    done: list[dict[str, Any]] = []
     with _progress(jobs) as each:
         for job in each:
             start = time.perf_counter()
             try:
-                count = _run_job(pipeline, job, formats, overwrite, landmarks, maps)
+                record = _run_job(pipeline, job, formats, overwrite, landmarks, maps)
             except AssetError:
                 raise
             except UserError as error:
                 failures.append(str(error))
+                done.append(_failed(job, "user", error))
                 if len(jobs) > 1:
                     typer.echo(f"error: {error}", err=True)
                 continue
@@ -110,15 +115,21 @@ def run_jobs(
                     raise
                 log.exception("%s: please report this", job.name)
                 failures.append(str(error))
+                done.append(_failed(job, "fault", error))
                 continue
             seconds = time.perf_counter() - start
+            count = len(record["faces"])
             heads = "1 head" if count == 1 else f"{count} heads"
             typer.echo(f"{job.name}: {heads} in {job.folder} ({seconds:.1f} s)")
+            done.append({**record, "seconds": round(seconds, 3)})
+    report(photos=done, weights=pipeline.config.weights)
     if len(failures) < len(jobs):
         _tell_licence(pipeline)
     if failures:
-        several = f"{len(failures)} of {len(jobs)} photos failed, see above"
-        raise UserError(failures[0] if len(jobs) == 1 else several)
+        if len(jobs) == 1:
+            raise UserError(failures[0])
+        some = SomeFailedError if len(failures) < len(jobs) else UserError
+        raise some(f"{len(failures)} of {len(jobs)} photos failed, see above")
 
 
 def run_person(
@@ -150,8 +161,9 @@ def run_person(
     images = [_read(job) for job in jobs]
     names = [job.file_name for job in jobs]
     heads = pipeline.reconstruct_person(images, names=names)
+    done: list[dict[str, Any]] = []
     for job, image, head in zip(jobs, images, heads, strict=True):
-        write_heads(
+        files = write_heads(
             [head],
             job.folder,
             photo=image,
@@ -162,7 +174,9 @@ def run_person(
         )
         typer.echo(f"{job.name}: 1 head in {job.folder}")
         _tell_warnings(job, [head])
+        done.append(_record(job, [head], files))
     seconds = time.perf_counter() - start
+    report(photos=done, weights=pipeline.config.weights, seconds=round(seconds, 3))
     typer.echo(f"one identity from {len(jobs)} photos ({seconds:.1f} s)")
     _tell_licence(pipeline)
 
@@ -174,26 +188,48 @@ def _run_job(
     overwrite: bool,
     landmarks: Path | None,
     maps: bool,
-) -> int:
-    """Reconstruct one photo and write its folder; returns the number of heads."""
+) -> dict[str, Any]:
+    """Reconstruct one photo and write its folder; returns its entry for `--json`."""
     from lifemask.outputs import check_target, write_heads
     from lifemask.pipeline import named
 
     check_target(job.folder, overwrite)
     image = _read(job)
     heads = named(job.name, lambda: pipeline(image, landmarks=landmarks))
-    write_heads(
+    numbered = pipeline.config.faces == "all"
+    files = write_heads(
         heads,
         job.folder,
         photo=image,
         photo_name=job.file_name,
         formats=formats,
-        numbered=pipeline.config.faces == "all",
+        numbered=numbered,
         overwrite=overwrite,
         maps=maps,
     )
     _tell_warnings(job, heads)
-    return len(heads)
+    return _record(job, heads, files, numbered)
+
+
+def _record(
+    job: PhotoJob, heads: Sequence[Head], files: Sequence[Path], numbered: bool = False
+) -> dict[str, Any]:
+    """The entry of a photo for `--json`; its faces are those of `params.json`."""
+    from lifemask.outputs import PARAMS_NAME
+    from lifemask.record import face_record
+
+    names = [path.name for path in files if path.name != PARAMS_NAME]
+    faces = []
+    for i, head in enumerate(heads, start=1):
+        own = re.compile(rf"[a-z]+-{i}(?!\d)" if numbered else "")
+        faces.append(face_record(head, [name for name in names if own.match(name)]))
+    return {"photo": job.name, "folder": str(job.folder), "error": None, "faces": faces}
+
+
+def _failed(job: PhotoJob, kind: str, error: Exception) -> dict[str, Any]:
+    """The entry of a photo that failed."""
+    told = {"kind": kind, "message": str(error)}
+    return {"photo": job.name, "folder": None, "error": told, "faces": []}
 
 
 def _read(job: PhotoJob) -> UInt8[np.ndarray, "h w 3"]:

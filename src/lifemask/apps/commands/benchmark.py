@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lifemask.apps.commands.reconstruct import MapSource
+from lifemask.apps.session import report
 from lifemask.assets import UserError
 
 
@@ -82,6 +83,7 @@ def predict(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     typer.echo(f"predictions: {path}")
+    report(predictions=str(path), dataset=dataset, method=method, weights=weights)
 
 
 _Data = Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of the data set.")]
@@ -138,6 +140,7 @@ def score(
     )
     result = run(protocol, data, predictions, json_path, options=options)
     typer.echo(json.dumps(result, indent=1))
+    report(**result)
     for check in result.get("checks", []):
         if check["suspicious"]:
             typer.echo(f"warning: {check['check']}? {check['message']}", err=True)
@@ -161,6 +164,7 @@ def compare(
     result = run(protocol, data, first, second, options=options)
     if json_path is not None:
         write_json(json_path, result)
+    report(**result)
     for entry in result["differences"]:
         low, high = entry["ci95"]
         typer.echo(

@@ -10,6 +10,7 @@ import typer
 from lifemask.apps.commands.reconstruct import (
     CameraName,
     Device,
+    EngineName,
     Formats,
     Maps,
     MapSource,
@@ -45,6 +46,7 @@ def fit(
     ] = None,
     refine: Refine = True,
     device: Device = "cpu",
+    engine: EngineName = "onnx",
     overwrite: Overwrite = False,
 ) -> None:
     """Fit the head model to the landmarks of one face; or regress it, with them as a map."""
@@ -60,6 +62,7 @@ def fit(
         texture=texture,
         refine=refine,
         device=device,
+        engine=engine,  # pyright: ignore[reportArgumentType]
         fit=fitting,
         dasl=dasl_settings(method, map_source),
     )

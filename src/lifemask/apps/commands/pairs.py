@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lifemask.apps.commands.synth import _Bar, _cores
+from lifemask.apps.commands.synth import _Bar, _cores, report_run
 from lifemask.assets import UserError
 
 SHEET = 24
@@ -88,6 +88,7 @@ def pairs(
         f"licence: {manifest['licence']}{bar.summary()}"
     )
     typer.echo(_told(manifest))
+    report_run(out, manifest)
     if sheet is not None:
         _draw_sheet(out, sheet)
 

@@ -84,6 +84,14 @@ Maps = Annotated[
     bool, typer.Option("--maps/--no-maps", help="Normal and roughness maps of the skin.")
 ]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="onnx|torch",
+        help="What runs the networks, on the CPU: onnxruntime, or torch; the results agree.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]
 
 
@@ -108,6 +116,7 @@ def reconstruct(
     camera: CameraName = "orthographic",
     refine: Refine = True,
     device: Device = "cpu",
+    engine: EngineName = "onnx",
     overwrite: Overwrite = False,
 ) -> None:
     """Turn photos into textured, animatable, relightable heads.
@@ -143,6 +152,7 @@ def reconstruct(
         faces=faces,  # pyright: ignore[reportArgumentType]
         refine=refine,
         device=device,
+        engine=engine,  # pyright: ignore[reportArgumentType]
         fit=FitConfig(camera=camera),  # pyright: ignore[reportArgumentType]
         dasl=dasl_settings(method, map_source),
         pgn=pgn_settings(method, shape),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lifemask.apps.session import report
 from lifemask.assets import UserError
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def relight(
     told = "1 picture" if count == 1 else f"{count} pictures"
     seconds = time.perf_counter() - start
     typer.echo(f"{out}: {told} of {size} px, light {light} ({seconds:.1f} s)")
+    report(file=str(out), pictures=count, size=size, light=light, seconds=round(seconds, 3))
 
 
 def lights(
@@ -98,6 +100,8 @@ def lights(
 
     if out is not None:
         _write_lights(out, height, overwrite)
+    folder = None if out is None else str(out)
+    report(lights={name: light.line for name, light in PANORAMAS.items()}, folder=folder)
     for name, light in PANORAMAS.items():
         typer.echo(f"{name:10} {light.line}")
 

@@ -6,10 +6,11 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lifemask.apps.session import report
 from lifemask.assets import UserError
 
 if TYPE_CHECKING:
@@ -106,6 +107,17 @@ def synth(
     typer.echo(
         f"{out}: {manifest['count']} images in {len(manifest['shards'])} shards, "
         f"licence: {manifest['licence']}{bar.summary()}"
+    )
+    report_run(out, manifest)
+
+
+def report_run(out: Path, manifest: dict[str, Any]) -> None:
+    """What a run of synth or pairs tells with `--json`."""
+    report(
+        folder=str(out),
+        count=manifest["count"],
+        shards=len(manifest["shards"]),
+        licence=manifest["licence"],
     )
 
 
