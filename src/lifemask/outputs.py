@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,17 +85,30 @@ def write_heads(
     return sorted(p for p in folder.iterdir() if p.is_file())
 
 
+def holds_heads(folder: Path) -> bool:
+    """Whether a folder holds nothing but what `write_heads` writes."""
+    stems = ("head", "surface", "preview", "params")
+    return all(p.is_file() and p.name.startswith(stems) for p in folder.iterdir())
+
+
 @contextmanager
-def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(
+    folder: Path, overwrite: bool = False, is_ours: Callable[[Path], bool] = holds_heads
+) -> Iterator[Path]:
     """A temporary folder beside `folder` that takes its place when the block succeeds.
 
     When the block fails nothing of it remains, and what was there before is untouched.
+
+    Args:
+        folder: what to make.
+        overwrite: replace an earlier run's folder.
+        is_ours: whether a folder is one; whatever else is there is left alone.
 
     Raises:
         OutputError: `folder` is a file, exists already, holds what lifemask did not write, or
             cannot be made.
     """
-    check_target(folder, overwrite)
+    check_target(folder, overwrite, is_ours)
     part: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -111,19 +124,21 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
 
 
-def check_target(folder: Path, overwrite: bool) -> None:
+def check_target(
+    folder: Path, overwrite: bool, is_ours: Callable[[Path], bool] = holds_heads
+) -> None:
     """Refuse early what `new_folder` would refuse late.
 
     Raises:
         OutputError: see there.
     """
     try:
-        _check_target(folder, overwrite)
+        _check_target(folder, overwrite, is_ours)
     except OSError as error:
         raise OutputError(f"cannot write {folder} ({error.strerror})") from error
 
 
-def _check_target(folder: Path, overwrite: bool) -> None:
+def _check_target(folder: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
     parent = next((p for p in folder.parents if p.exists()), None)
     if parent is not None and not parent.is_dir():
         raise OutputError(f"{parent} is a file; the results need a folder")
@@ -135,13 +150,8 @@ def _check_target(folder: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise OutputError(f"{folder} exists already; give --overwrite or another output folder")
-    if not _is_ours(folder):
+    if not is_ours(folder):
         raise OutputError(f"{folder} holds files that lifemask did not write; it is left alone")
-
-
-def _is_ours(folder: Path) -> bool:
-    stems = ("head", "surface", "preview", "params")
-    return all(p.is_file() and p.name.startswith(stems) for p in folder.iterdir())
 
 
 def _replace(part: Path, folder: Path) -> None:

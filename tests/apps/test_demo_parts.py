@@ -16,7 +16,7 @@ from lifemask.apps.web.lights import light_lines, named_light, photo_light, uplo
 from lifemask.apps.web.settings import DemoConfig
 from lifemask.apps.web.store import Store
 from lifemask.apps.web.workshop import Workshop, check_methods, read_upload, told
-from lifemask.assets import UserError
+from lifemask.assets import AssetError, UserError
 from lifemask.graphics.environment import load_environment, write_radiance_hdr
 from lifemask.graphics.lighting import studio_light
 from lifemask.graphics.meshio import read_glb
@@ -119,6 +119,11 @@ def test_no_face_is_told_in_words_of_the_page(photo, tmp_path):
         list(workshop.make(photo, "", ["pgn"], "open", tmp_path))
     assert told(caught.value).startswith("no face was found")
     assert "box" not in told(caught.value)
+
+
+def test_missing_networks_are_told_without_folders_of_the_server():
+    line = told(AssetError("weight file rafare-research.onnx is missing from /srv/weights"))
+    assert "/srv" not in line and "not installed" in line
 
 
 @pytest.mark.parametrize(

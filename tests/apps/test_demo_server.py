@@ -10,6 +10,7 @@ from lifemask.apps.cli import main
 from lifemask.apps.web import server as server_module
 from lifemask.apps.web.settings import DemoConfig
 from lifemask.apps.web.store import Store
+from lifemask.assets import UserError
 
 pytest.importorskip("gradio")
 client_module = pytest.importorskip("starlette.testclient")
@@ -59,6 +60,17 @@ def test_another_site_that_points_its_name_here_is_refused(client):
     assert client.get(path, headers={"Host": "[::1]:7860"}).status_code == 200
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_what_the_page_of_another_site_sends_is_refused(client, site):
+    path, foreign = "/lifemask/light?name=a.json", {"X-Lifemask": "viewer", "Sec-Fetch-Site": site}
+    answer = client.post(path, content=b"x", headers=foreign)
+    assert (answer.status_code, "page itself" in answer.text) == (403, True)
+    assert client.options(path, headers=foreign).status_code == 403, "nor may it ask beforehand"
+    own = foreign | {"Sec-Fetch-Site": "same-origin"}
+    assert client.post(path, content=b"x", headers=own).status_code == 422
+    assert client.get("/lifemask/lights", headers=foreign).status_code == 200, "a link leads here"
+
+
 def test_results_need_their_token(client, store):
     token, folder = store.create("me")
     (folder / "set.json").write_text("{}")
@@ -67,7 +79,8 @@ def test_results_need_their_token(client, store):
     assert (answer.status_code, answer.text) == (200, "{}")
     assert "no-store" in answer.headers["cache-control"]
     assert client.get("/lifemask/results/guess/set.json").status_code == 404
-    assert client.get(f"/lifemask/results/{token}/..%2f..%2fuploads").status_code == 404
+    for name in ("..%2f..%2fuploads", "%2fetc%2fpasswd", "a%00b"):
+        assert client.get(f"/lifemask/results/{token}/{name}").status_code == 404
     store.forget("me")
     answer = client.get(path)
     assert answer.status_code == 404 and "deleted" in answer.text
@@ -81,6 +94,9 @@ def test_lights_are_served_and_uploads_of_light_are_limited(client):
     assert client.post(path, content=b"x").status_code == 403, "a form of another site"
     answer = client.post(path, content=b"x", headers=ours)
     assert answer.status_code == 422 and answer.text.startswith("sky.hdr")
+    long_name = f"/lifemask/light?name={'a' * 200}.hdr"
+    answer = client.post(long_name, content=b"x", headers=ours)
+    assert answer.status_code == 422 and "a light is one of" not in answer.text
     answer = client.post(path, content=b"x" * 200_000, headers=ours)
     assert answer.status_code == 413 and "0.1 MB" in answer.text
     sh = json.dumps({"sh": [[3.5, 3.5, 3.5]] + [[0, 0, 0]] * 8})
@@ -97,7 +113,8 @@ def test_the_command_serves_a_quiet_page_and_leaves_nothing(tmp_path):
         for host in (b"googleapis", b"cdnjs", b"huggingface.co", b"api.gradio.app"):
             assert host not in page
         config = json.loads(served.get("config")[2])
-        assert config["analytics_enabled"] is False and config["max_file_size"] == 100_000
+        assert config["analytics_enabled"] is False
+        assert config["max_file_size"] == server_module.UPLOAD_ROOM * 100_000
         made = [d for d in config["dependencies"] if d["api_name"] == "reconstruct"]
         assert len(made) == 1 and made[0]["queue"] is not False
         assert list(tmp_path.glob("lifemask-demo-*"))
@@ -126,6 +143,41 @@ def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
         main(["demo"])
     assert left.value.code == 2
     assert "pip install 'lifemask[demo]'" in capsys.readouterr().err
+
+
+def test_an_address_of_ip_version_6_stands_in_brackets():
+    demo = object.__new__(server_module.Demo)
+    for host, shown in (("::1", "[::1]"), ("::", "[::1]"), ("127.0.0.1", "127.0.0.1")):
+        try:
+            demo.socket = server_module.bind(host, 0)
+        except UserError:  # no IPv6 here
+            continue
+        with demo.socket:
+            assert demo.url == f"http://{shown}:{demo.socket.getsockname()[1]}/"
+
+
+def test_a_server_that_cannot_be_made_leaves_nothing(store, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server_module, "create_app", stop)
+    monkeypatch.setattr(server_module, "keep_gradio_quiet", lambda uploads: None)
+    with pytest.raises(KeyboardInterrupt):
+        server_module.Demo(DemoConfig(port=0), store=store)
+    assert not store.root.exists()
+
+
+def test_stopping_it_is_one_json_document(monkeypatch, capsys):
+    class Stopped:
+        def __init__(self, config):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(server_module, "Demo", Stopped)
+    with pytest.raises(SystemExit) as left:
+        main(["--json", "demo"])
+    document = json.loads(capsys.readouterr().out)
+    assert left.value.code == document["exit_code"] == 130
+    assert document["command"] == "demo" and document["result"] is None
 
 
 def test_another_host_is_warned_of(monkeypatch, capsys):

@@ -1,5 +1,6 @@
-"""`lifemask video`: mistakes are one line and status 2; nothing is left behind."""
+"""`lifemask video`: what it writes and reports; mistakes are one line, nothing is left behind."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lifemask.apps import session
 from lifemask.apps.cli import app
 from lifemask.assets import UserError
 
@@ -56,3 +58,29 @@ def test_the_command_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_folder_of_frames_and_its_report(tmp_path: Path, capsys) -> None:
+    from PIL import Image
+    from skimage.data import astronaut
+
+    clip, out = tmp_path / "clip", tmp_path / "out"
+    clip.mkdir()
+    for k in range(3):
+        Image.fromarray(astronaut()[:300, 60 + 4 * k : 380 + 4 * k]).save(clip / f"{k}.png")
+    quick = ("--fast", "--texture", "none", "--no-refine", "--no-overlay", "--threads", "1")
+    words = ["video", str(clip), "-o", str(out), "--fps", "10", *quick]
+    assert session.run(app, [*words, "--json"], ()) == 0
+    told = capsys.readouterr()
+    document = json.loads(told.out)
+    result = document["result"]
+    assert document["command"] == "video" and document["error"] is None
+    assert result["folder"] == str(out) and result["clip"] == str(clip)
+    assert (result["fps"], result["frames"], result["image_size"]) == (10, 3, [320, 300])
+    assert sorted(result["files"]) == sorted(
+        p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()
+    )
+    (person,) = result["people"]
+    assert (person["first_frame"], person["last_frame"], person["frames_filled"]) == (0, 2, 0)
+    assert (out / person["folder"] / "head.glb").is_file()
+    assert result["weights"] == "open" and "1 person" in told.err

@@ -1,6 +1,7 @@
 """A batch in one process: outputs, failures, going on, refusals, shards."""
 
 import csv
+import errno
 import json
 import re
 import tarfile
@@ -248,6 +249,16 @@ def test_one_run_at_a_time(photos, tmp_path):
     assert run_batch(job, [photos], workers=0, progress=second).left == 0
 
 
+def test_a_file_system_without_locks_will_do(photos, tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert run_batch(fake_job(tmp_path / "out"), [photos], workers=0).done == 6
+
+
 def test_shards_hold_the_bytes_of_the_folders(photos, tmp_path):
     options = {"formats": ("ply", "json"), "config": PipelineConfig(faces="all")}
     folders = fake_job(tmp_path / "folders", **options)
@@ -295,6 +306,28 @@ def test_failures_tried_again_go_to_a_shard_of_their_own(photos, tmp_path):
     assert {name: after[name] for name in before} == before
     with tarfile.open(job.folder / "shards" / "heads-000002.tar") as archive:
         assert archive.getnames() == ["zero.params.json"]
+
+
+def test_a_second_try_that_was_interrupted_still_gets_its_shard(photos, tmp_path):
+    job = fake_job(tmp_path / "out", layout="shards", shard_size=5)
+    run_batch(job, [photos], workers=0)
+    paint(photos / "zero.png", 77).replace(photos / "zero.jpg")
+    paint(photos / "text.png", 78).replace(photos / "text.jpg")
+    keys = [e.key for e in read_journal(job.folder / "journal.jsonl") if isinstance(e, Outcome)]
+    with pytest.raises(Stop):  # between the heads of "text" and the shard that they belong in
+        count = 1 + sorted({"fault", "deep/none", "text", "zero"}, key=keys.index).index("text")
+        run_batch(job, [photos], workers=0, retry_failed=True, progress=stop_after(count))
+    status = run_batch(job, [photos], workers=0, retry_failed=True)
+    assert (status.found_done + status.done, status.all_failed) == (8, 2)
+    members = []
+    for path in sorted((job.folder / "shards").iterdir()):
+        with tarfile.open(path) as archive:
+            members += archive.getnames()
+    assert members.count("text.params.json") == members.count("zero.params.json") == 1
+    assert len(members) == 8
+    summary = json.loads((job.folder / "summary.json").read_text())
+    assert summary["complete"] and summary["shards"] == len(list((job.folder / "shards").iterdir()))
+    assert run_batch(job, [photos], workers=0).found_done == 8
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,19 @@ def test_what_is_no_photo_is_told_in_one_line(browser, demo, tmp_path):
     seen.context.close()
 
 
+def test_a_photo_that_is_too_large_is_told_in_one_line(browser, demo, tmp_path):
+    seen = Watched(browser, demo.url)
+    path = tmp_path / "large.png"
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    seen.page.set_input_files("#photo input[type=file]", path)
+    line = seen.page.locator("#status [role=alert]")
+    line.wait_for()
+    assert line.inner_text().startswith("Large.png has 3.0 MB, more than the 2 MB")
+    assert not seen.complaints, seen.complaints
+    seen.context.close()
+
+
 def test_a_browser_without_webgl2_gets_a_sentence(browser, demo):
     context = browser.new_context()
     context.add_init_script("HTMLCanvasElement.prototype.getContext = () => null;")

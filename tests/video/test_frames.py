@@ -1,11 +1,13 @@
 """Reading clips: files, folders, patterns, and what is none."""
 
+import subprocess
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from lifemask.assets import UserError
-from lifemask.video.frames import ClipError, open_clip
+from lifemask.video.frames import ClipError, exact_rate, open_clip
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -37,6 +39,36 @@ def test_a_video_keeps_its_rate_and_its_frames(tmp_path) -> None:
         assert levels == pytest.approx([10 * k for k in range(0, 24, 2)], abs=6)
     with pytest.raises(ClipError, match="its own frame rate"):
         open_clip(tmp_path / "a.mp4", fps=25)
+
+
+def test_a_variable_rate_keeps_its_times(tmp_path) -> None:
+    ffmpeg = pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
+    black, white = (f"color={name}:size=64x48:rate=" for name in ("black", "white"))
+    subprocess.run(
+        [ffmpeg, "-v", "error", "-f", "lavfi", "-i", f"{black}30:duration=2", "-f", "lavfi",
+         "-i", f"{white}17:duration=2", "-filter_complex", "[0][1]concat=n=2:v=1[v]", "-map", "[v]",
+         str(tmp_path / "a.mp4")],
+        check=True,
+    )  # fmt: skip
+    clip = open_clip(tmp_path / "a.mp4")
+    levels = np.array([frame.mean() for frame in clip.frames()])
+    assert len(levels) / clip.fps == pytest.approx(4.0, abs=0.1)
+    assert np.argmax(levels > 128) / clip.fps == pytest.approx(2.0, abs=0.07)
+
+
+@pytest.mark.parametrize(
+    ("told", "rate"),
+    [(23.98, "24000/1001"), (29.97, "30000/1001"), (59.94, "60000/1001"), (25, "25"), (5, "5"),
+     (1, "1"), (12.5, "25/2"), (23.8, "119/5")],
+)  # fmt: skip
+def test_rates_are_exact(told, rate) -> None:
+    assert str(exact_rate(told)) == rate
+
+
+def test_odd_digits_in_names_are_no_numbers(tmp_path) -> None:
+    for k, name in enumerate(("²1.png", "²2.png")):
+        Image.fromarray(numbered(k)).save(tmp_path / name)
+    assert open_clip(tmp_path).expected == 2
 
 
 @pytest.mark.parametrize("name", ["nothing.mp4", "empty.mp4", "noise.mp4", "cut.mp4"])

@@ -155,9 +155,11 @@ def test_earlier_results_are_replaced_only_when_asked(result, tmp_path) -> None:
     with pytest.raises(UserError, match="--overwrite"):
         write_video(result, folder)
     write_video(result, folder, overwrite=True)
-    (folder / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="did not write"):
-        write_video(result, folder, overwrite=True)
+    for mine in ("notes.txt", "person-1/notes.txt", "person-photos"):
+        (folder / mine).touch()
+        with pytest.raises(UserError, match="did not write"):
+            write_video(result, folder, overwrite=True)
+        (folder / mine).unlink()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 

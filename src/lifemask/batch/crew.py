@@ -120,7 +120,7 @@ class Crew:
                 if not self._keep:
                     _dismiss(slot)  # its memory is better used elsewhere
                 continue
-            if self._job.recycle and slot.served >= self._job.recycle:
+            if task[1] or (self._job.recycle and slot.served >= self._job.recycle):
                 _dismiss(slot)
             slot.item, slot.tries, slot.begun = task[0], task[1] + 1, time.monotonic()
             self._send(slot)
@@ -131,8 +131,9 @@ class Crew:
             if slot.process is None:
                 slot.process, slot.ready, slot.served = _Process(self._job), False, 0
             slot.process.send(0, slot.item)
-        except WorkerError:  # `_listen` hears of the death too
-            pass
+        except WorkerError:
+            if slot.process is None:  # else `_listen` hears of the death too
+                raise
 
     def _listen(self) -> list[Outcome]:
         """Wait until something is known; the outcomes."""

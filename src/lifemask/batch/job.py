@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,8 @@ SHARD_FORMATS = ("glb", "ply", "json", "png")
 VERSION = 1
 HEADS, SHARDS, STAGING, JOURNAL, PARTS = "heads", "shards", "staging", "journal.jsonl", "journal"
 LOCK = ".lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What file systems say that have no locks."""
 
 
 def load_pipeline(config: PipelineConfig) -> Reconstruct:
@@ -160,14 +163,17 @@ def check_place(job: BatchJob) -> None:
         UserError: the folder holds something else, or a run of other settings.
     """
     folder = job.folder
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; give a folder")
-    if not folder.exists():
-        return
-    if not (folder / RUN_FILE).exists():
-        if any(not p.name.startswith(".") for p in folder.iterdir()):
-            raise UserError(f"{folder} holds other files; a batch needs a folder of its own")
-        return
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; give a folder")
+        if not folder.exists():
+            return
+        if not (folder / RUN_FILE).exists():
+            if any(not p.name.startswith(".") for p in folder.iterdir()):
+                raise UserError(f"{folder} holds other files; a batch needs a folder of its own")
+            return
+    except OSError as error:
+        raise UserError(f"cannot read {folder} ({error.strerror or error})") from error
     old, new = read_header(folder)["settings"], settings_of(job)
     old = settings_of(replace(job, config=PipelineConfig())) | old  # settings that came later
     names = [name for name in sorted(old.keys() | new) if old.get(name) != new.get(name)]
@@ -223,6 +229,9 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"another run is at work in {path.parent}; wait for it") from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         yield
     finally:
         os.close(file)

@@ -63,13 +63,16 @@ class Sealed:
         shard: its number.
         file: its name; "" where all of its photos failed.
         bytes: of the file.
-        keys: of its photos, the failed ones too.
+        keys: of the photos whose heads are in it.
+        failed: keys of its photos that had no heads when it was put together; one that is tried
+            again later goes into another shard.
     """
 
     shard: int
     file: str
     bytes: int
     keys: list[str]
+    failed: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -121,8 +121,9 @@ def pack(job: BatchJob, shard: int, keys: Sequence[str], done: Sequence[str]) ->
         OutputError: it cannot be written.
     """
     path = shard_file(job, shard)
+    failed = sorted(set(keys).difference(done))
     if not done:
-        return Sealed(shard, "", 0, list(keys))
+        return Sealed(shard, "", 0, [], failed)
     try:
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as file:
@@ -130,7 +131,7 @@ def pack(job: BatchJob, shard: int, keys: Sequence[str], done: Sequence[str]) ->
                 with staged_file(job, key).open("rb") as piece:
                     shutil.copyfileobj(piece, file, COPY_BYTES)
             file.write(END_OF_TAR)
-        return Sealed(shard, path.name, path.stat().st_size, list(keys))
+        return Sealed(shard, path.name, path.stat().st_size, list(done), failed)
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"cannot write {error.filename or path} ({reason})") from error

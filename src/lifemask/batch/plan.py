@@ -84,22 +84,22 @@ def make_plan(job: BatchJob, items: list[Item], ledger: Ledger, retry_failed: bo
 
 
 def _plan_shards(job: BatchJob, items: list[Item], ledger: Ledger, retry_failed: bool) -> Plan:
-    plan, packed, covered = Plan(), set[str](), set[int]()
+    plan, packed, given_up, covered = Plan(), set[str](), set[str](), set[int]()
     for number, sealed in ledger.sealed.items():
         if not sealed.file or shard_file(job, number).is_file():
             packed.update(sealed.keys)
+            given_up.update(sealed.failed)
             covered.add(number)
-    if retry_failed:
-        packed.difference_update(ledger.failed)
+    given_up.intersection_update(() if retry_failed else ledger.failed)
     plan.staged = {key for key in ledger.done if key not in packed and is_there(job, key)}
     rest: list[Item] = []
     for item in items:
-        if item.key not in packed:
-            rest.append(item)
-        elif item.key in ledger.done:
+        if item.key in packed:
             plan.found_done += 1
-        else:
+        elif item.key in given_up:
             plan.found_failed += 1
+        else:
+            rest.append(item)
     free = _free_numbers(covered)
     for start in range(0, len(rest), job.shard_size):
         chosen = rest[start : start + job.shard_size]

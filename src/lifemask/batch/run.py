@@ -317,7 +317,7 @@ def _write_summary(
         "photos_failed": status.all_failed,
         "heads": ledger.heads,
         "bytes": ledger.bytes,
-        "shards": len(ledger.sealed),
+        "shards": sum(bool(sealed.file) for sealed in ledger.sealed.values()),
         "failures": dict(Counter(outcome.kind for outcome in ledger.failed.values())),
         "passed_over": {name: count for name, count in listing.skipped.items() if count},
         "named_again": listing.repeated,

@@ -106,7 +106,7 @@ class EngineCase:
 
     @cached_property
     def texture_input(self) -> RetextureInput:
-        """What retexture's network gets: the head's map, and its mirror images."""
+        """What retexture's network gets: the head's map, and the same moved sideways."""
         pixels = torch.from_numpy(self.image).permute(2, 0, 1).float() / 255
         dresser = load_retexturer(self.family, self.model, threads=1)
         seen, _ = dresser.explain(pixels, self.geometry)

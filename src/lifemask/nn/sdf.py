@@ -225,7 +225,8 @@ class FieldMlp(nn.Module):
             if number == 0:
                 x = layer(features)
             else:  # the layer of (x, features) without writing them side by side
-                own, fed = layer.weight.split([x.shape[-1], features.shape[-1]], 1)  # pyright: ignore
+                assert isinstance(layer, nn.Linear)
+                own, fed = layer.weight.split([x.shape[-1], features.shape[-1]], 1)
                 x = functional.linear(features, fed, layer.bias).add_(functional.linear(x, own))
             if number + 1 < len(self.layers):
                 x = functional.leaky_relu(x, inplace=True)

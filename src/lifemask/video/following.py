@@ -55,7 +55,8 @@ class Trail:
         frames: numbers of the frames with a row, ascending.
         scores: of these.
         rows: the numbers.
-        candidates: the best frames of each side of the face.
+        candidates: the best frames of each side of the face; at least one.
+        first: the candidate that a track always keeps: where it began the detector saw the face.
     """
 
     number: int
@@ -63,6 +64,7 @@ class Trail:
     frames: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     candidates: dict[int, list[Candidate]] = field(default_factory=dict)
+    first: Candidate | None = None
 
     def cut_after(self, frame: int) -> None:
         """Forget what came after a frame."""
@@ -71,6 +73,8 @@ class Trail:
         self.rows.truncate(keep)
         for side, found in self.candidates.items():
             self.candidates[side] = [c for c in found if c.frame <= frame]
+        if self.first is not None and not any(self.candidates.values()):
+            self.candidates[0] = [self.first]  # better ones had pushed it out
 
 
 class Follower:
@@ -132,7 +136,9 @@ class Follower:
             self.trails[number].cut_after(last)
         for number, index in step.placed.items():
             assert found is not None
-            followed[number] = self._begin(image, found[index])
+            reading = self._begin(image, found[index])
+            if reading.score >= LEAST_SCORE:  # else the network sees no face there
+                followed[number] = reading
         now = {n: r for n in self.tracker.active if (r := followed.get(n)) is not None}
         for number, reading in now.items():
             self._keep(number, reading, image)
@@ -230,6 +236,7 @@ class Follower:
             sharpness(image, reading.place) ** 0.5 * size * reading.score * _inside(reading, image)
         )
         found = trail.candidates.setdefault(side, [])
+        trail.first = trail.first or Candidate(self.frame, reading, worth, yaw)
         if len(found) >= self._kept and worth <= found[-1].worth:
             return
         frontal = abs(yaw) < 0.35

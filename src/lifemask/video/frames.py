@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +31,8 @@ class Clip:
 
     Attributes:
         name: for messages and records.
-        fps: frames per second, constant; ffmpeg repeats or drops frames of a variable rate, so that
-            frame k is what the clip shows at k / fps seconds.
+        fps: frames per second, constant; a variable rate becomes its mean by repeating or dropping
+            frames, so that frame k is what the clip shows at k / fps seconds.
         size: (width, height) of the upright frames in px.
         expected: frames that the container promises; None if unknown.
         frames: opens the clip: its upright frames, (h, w, 3) uint8 RGB, one after the other.
@@ -121,7 +123,7 @@ def _alike(images: Sequence[Rgb] | Iterator[Rgb], name: str) -> Iterator[Rgb]:
 def _numbers_in(path: Path) -> list[tuple[int, int, str]]:
     """Key by which frame-9 comes before frame-10."""
     parts = re.split(r"(\d+)", path.name)
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
 
 
 def _clip_of_video(path: Path) -> Clip:
@@ -133,13 +135,15 @@ def _clip_of_video(path: Path) -> Clip:
         frames.close()
     if first is None:
         raise ClipError(f"{path} is no video that can be read, or a damaged one")
-    fps, seconds = float(meta["fps"]), float(meta["duration"])
-    if not 0 < fps < 1000:
+    told, seconds = float(meta["fps"]), float(meta["duration"])
+    if not 0 < told < 1000:
         raise ClipError(f"{path} tells no frame rate; write its frames to a folder and give --fps")
+    rate = exact_rate(told)
+    fps = float(rate)
     expected = round(seconds * fps) if 0 < seconds < 1e6 else None
 
     def read() -> Iterator[Rgb]:
-        stream = _decoded(path)
+        stream = _decoded(path, ["-r", str(rate)])  # of a variable rate ffmpeg takes another one
         size = next(stream)["size"]
         for data in stream:
             assert isinstance(data, bytes)
@@ -148,12 +152,21 @@ def _clip_of_video(path: Path) -> Clip:
     return Clip(str(path), fps, tuple(meta["size"]), expected, read)
 
 
-def _decoded(path: Path):
+def exact_rate(told: float) -> Fraction:
+    """The rate that ffmpeg tells with two digits: 23.98, 29.97, 59.94, ... are 1000/1001 of one."""
+    whole = Fraction(math.ceil(told) * 1000, 1001)
+    if told % 1 and abs(whole - told) < 0.006:
+        return whole
+    return Fraction(told).limit_denominator(1000)
+
+
+def _decoded(path: Path, how: Sequence[str] = ()):
     """What imageio-ffmpeg reads: a dictionary, then frames; a broken end ends the clip."""
     ffmpeg = load_ffmpeg()
     if not path.is_file() or path.stat().st_size == 0:
         raise ClipError(f"{path} is empty" if path.is_file() else f"{path} is no file")
-    stream = ffmpeg.read_frames(str(path), pix_fmt="rgb24", input_params=["-v", "info"])
+    stream = ffmpeg.read_frames(str(path), pix_fmt="rgb24", input_params=["-v", "info"],
+                                output_params=list(how))  # fmt: skip
     count = 0
     try:
         while True:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +15,15 @@ import torch
 from lifemask.export import animated_scene
 from lifemask.graphics.camera import default_focal_px, orthographic_camera
 from lifemask.graphics.meshio import Animation, MeshScene, ViewCamera, quaternions, write_glb
-from lifemask.outputs import OutputError, new_folder
+from lifemask.outputs import check_target, new_folder
 from lifemask.types import ModelParams
 from lifemask.video.frames import Clip
 from lifemask.video.overlay import write_overlay
 from lifemask.video.types import PersonTrack, VideoResult
 
 TRACK_VERSION = 1
-OURS = ("person-", "overlay.mp4", "clip.json")
+CLIP_FILES = ("clip.json", "overlay.mp4")
+PERSON_FILES = ("head.glb", "track.json", "track.npz")
 
 
 def write_video(
@@ -57,7 +56,7 @@ def write_video(
         UserError: the clip cannot be read, or the extra for videos is missing.
     """
     folder = Path(folder)
-    with _fresh_folder(folder, overwrite) as part:
+    with new_folder(folder, overwrite, holds_tracks) as part:
         for person in result.people:
             place = part / f"person-{person.number}"
             place.mkdir()
@@ -77,10 +76,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     Raises:
         OutputError: see there.
     """
-    from lifemask.outputs import check_target
-
-    if not (overwrite and _is_ours(folder)):
-        check_target(folder, overwrite)
+    check_target(folder, overwrite, holds_tracks)
 
 
 def track_scene(person: PersonTrack, *, maps: bool = True) -> MeshScene:
@@ -217,36 +213,15 @@ def _rounded(values: np.ndarray, digits: int):
     return np.round(np.asarray(values, np.float64), digits).tolist()
 
 
-@contextmanager
-def _fresh_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """`outputs.new_folder`, which may also take the place of an earlier run's folders."""
-    if not (overwrite and _is_ours(folder)):
-        with new_folder(folder, overwrite) as part:
-            yield part
-        return
-    try:
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
-        fresh = aside / "new"
-        fresh.mkdir()
-    except OSError as error:
-        raise OutputError(f"cannot write {folder} ({error.strerror or error})") from error
-    try:
-        yield fresh
-        folder.replace(aside / "old")
-        try:
-            fresh.replace(folder)
-        except OSError:
-            (aside / "old").replace(folder)
-            raise
-    except OSError as error:
-        raise OutputError(f"cannot write {folder} ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _is_ours(folder: Path) -> bool:
+def holds_tracks(folder: Path) -> bool:
     """Whether a folder holds nothing but what `write_video` writes."""
-    if not folder.is_dir() or folder.is_symlink():
-        return False
-    names = [p.name for p in folder.iterdir()]
-    return bool(names) and all(name.startswith(OURS) for name in names)
+    return all(
+        (p.is_file() and p.name in CLIP_FILES)
+        or (
+            re.fullmatch(r"person-\d+", p.name) is not None
+            and p.is_dir()
+            and not p.is_symlink()
+            and all(file.is_file() and file.name in PERSON_FILES for file in p.iterdir())
+        )
+        for p in folder.iterdir()
+    )

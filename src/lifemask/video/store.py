@@ -7,14 +7,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+IN_MEMORY = 2**20
+
 
 class RowStore:
-    """An array of float32 rows that grows; its bytes lie in a temporary file."""
+    """An array of float32 rows that grows; from 1 MB on its bytes lie in a temporary file.
+
+    So the hundreds of short tracks of a film hold no file open.
+    """
 
     def __init__(self, width: int) -> None:
         self.width = width
         self.count = 0
-        self._file = tempfile.TemporaryFile(prefix="lifemask-")  # noqa: SIM115 it lives on
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, prefix="lifemask-")  # noqa: SIM115
 
     def append(self, parts: Sequence[np.ndarray]) -> None:
         """Add a row that consists of these parts."""
@@ -42,3 +47,7 @@ class RowStore:
     def close(self) -> None:
         """Give the file back."""
         self._file.close()
+
+    def __del__(self) -> None:
+        """Give the file back when a clip fails."""
+        self.close()

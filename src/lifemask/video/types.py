@@ -34,7 +34,8 @@ class VideoConfig:
         weights: family of the networks, "open" or "research".
         flip: PGN looks at the mirrored crop, too: half the speed, less noise.
         threads: of the networks; 0 lets onnxruntime choose.
-        tracker: how faces are told apart, and how often the detector looks.
+        tracker: how faces are told apart, and how often the detector looks; its `max_gap` follows
+            from `max_gap_seconds`.
         smoother: how the motion is smoothed.
         identity_frames: frames from which the identity is told: sharp, large, from several sides.
         min_seconds: a person who is seen for less is left out.

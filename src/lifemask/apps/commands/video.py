@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lifemask.apps import session
+
 if TYPE_CHECKING:
     from lifemask.video import VideoConfig, VideoResult
 
@@ -79,15 +81,17 @@ def video(
     check_folder(out, overwrite)
     if overlay:
         load_ffmpeg()
-    opened = open_clip(clip, fps)
     config = _config(method, weights, smooth, people, fast, texture, refine, threads)
+    opened = open_clip(clip, fps)
     start = time.perf_counter()
     with _bar("frames", opened.expected) as told:
         result = VideoReconstructor(config)(opened, told)
     spent = time.perf_counter() - start
     with _bar("overlay", result.frames if overlay else 0) as told:
-        write_video(result, out, opened if overlay else None, overwrite=overwrite, on_frame=told)
+        shown = opened if overlay else None
+        files = write_video(result, out, shown, overwrite=overwrite, on_frame=told)
     _tell(result, out, spent)
+    _report(result, out, files, spent)
 
 
 def _config(
@@ -114,6 +118,8 @@ def _config(
 
 
 def _tell(result: VideoResult, out: Path, seconds: float) -> None:
+    from lifemask.apps.photos import LICENCE
+
     heads = "1 person" if len(result.people) == 1 else f"{len(result.people)} people"
     typer.echo(f"{result.name}: {heads} in {out} ({result.frames} frames, {seconds:.1f} s)")
     for person in result.people:
@@ -123,9 +129,20 @@ def _tell(result: VideoResult, out: Path, seconds: float) -> None:
         typer.echo(f"  person {person.number}: frames {first} to {last}{gap}")
     for warning in result.warnings:
         typer.echo(f"{result.name}: note: {warning}", err=True)
-    licence = {"open": "usable for anything", "research": "research use only"}
     weights = result.people[0].head.weights
-    typer.echo(f"weights: {weights} ({licence[weights]})")
+    typer.echo(f"weights: {weights} ({LICENCE[weights]})")
+
+
+def _report(result: VideoResult, out: Path, files: list[Path], seconds: float) -> None:
+    """The result for `--json`: what `clip.json` holds, and where everything lies."""
+    from lifemask.video.outputs import clip_record
+
+    record = clip_record(result) | {"clip": result.name}
+    del record["lifemask"]
+    session.report(
+        folder=str(out), files=[path.relative_to(out).as_posix() for path in files],
+        weights=result.people[0].head.weights, seconds=round(seconds, 3), **record,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from lifemask.apps.web.workshop import (
     told,
 )
 from lifemask.assets import UserError
+from lifemask.graphics.meshio import encode_image, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ def create_page(config: DemoConfig, workshop: Workshop, store: Store):
                     sources=["upload", "clipboard", "webcam"],
                     type="filepath",
                     image_mode=None,
-                    height=300,
+                    height=240,
                     buttons=[],
                     elem_id="photo",
                 )
@@ -130,6 +132,7 @@ class Maker:
 
     def __init__(self, config: DemoConfig, workshop: Workshop, store: Store) -> None:
         self.config, self.workshop, self.store = config, workshop, store
+        self._sampling = threading.Lock()
 
     def make(self, photo, methods, weights, request: gr.Request) -> Iterator[tuple[Any, str]]:
         """Make heads; yields (viewer or nothing new, status)."""
@@ -163,11 +166,10 @@ class Maker:
 
     def sample(self) -> str:
         """The sample portrait as if it had been uploaded."""
-        from PIL import Image
-
         path = self.store.uploads / "sample" / SAMPLE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sample_photo()).save(path)
+        with self._sampling:
+            write_atomic(path, encode_image(sample_photo(), "png"))  # others may read it now
         return str(path)
 
     def leave(self, request: gr.Request) -> None:

@@ -30,10 +30,14 @@ PAGE_POLICY = (
     " base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
 """Gradio's page needs inline scripts; nothing may come from another place than this server."""
+UPLOAD_ROOM = 4
+"""Gradio stops uploads this much above the limit; those between get the page's own line."""
 VIEWER_POLICY = (
     "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none';"
     " frame-ancestors 'self'"
 )
+OTHERS = (b"cross-site", b"same-site")
+"""Whose page sends a request, as browsers tell it: one of another origin."""
 
 
 class Demo:
@@ -53,14 +57,19 @@ class Demo:
         self.store = store or Store(config.keep_minutes * 60)
         self.workshop = workshop or Workshop(config)
         keep_gradio_quiet(self.store.uploads)
-        self.app = create_app(config, self.workshop, self.store)
+        try:
+            self.app = create_app(config, self.workshop, self.store)
+        except BaseException:  # Ctrl-C while gradio loads, which takes seconds
+            self.store.close()
+            self.socket.close()
+            raise
 
     @property
     def url(self) -> str:
         """Where the page is."""
         host, port = self.socket.getsockname()[:2]
-        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)
-        return f"http://{shown}:{port}/"
+        shown: str = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
 
     def run(self) -> None:
         """Serve until Ctrl-C; then everything that was stored is deleted."""
@@ -101,7 +110,7 @@ def create_app(config: DemoConfig, workshop: Workshop, store: Store) -> FastAPI:
         server_name=config.host,
         footer_links=[],
         run_history=False,
-        max_file_size=config.max_upload_bytes,
+        max_file_size=UPLOAD_ROOM * config.max_upload_bytes,
         show_error=True,
         ssr_mode=False,
         enable_monitoring=False,
@@ -177,7 +186,7 @@ class Routes:
 
         if request.headers.get("x-lifemask") != "viewer":  # another site's page cannot send this
             return _line("this is for the viewer", 403)
-        name = Path(request.query_params.get("name", "light")).name[:80]
+        name = Path(request.query_params.get("name", "light")).name[-80:]  # its suffix counts
         data, most = bytearray(), self.config.max_upload_bytes
         async for part in request.stream():
             data += part
@@ -195,7 +204,10 @@ class Routes:
 
 
 class Guard:
-    """Middleware: refuse other host names (DNS rebinding), forbid the page other origins."""
+    """Middleware: refuse other host names (DNS rebinding) and what other sites' pages send.
+
+    It forbids the page other origins, too.
+    """
 
     def __init__(self, app, config: DemoConfig) -> None:
         self.app, self.config = app, config
@@ -209,6 +221,9 @@ class Guard:
         host = headers.get(b"host", b"").decode("latin-1")
         if self.config.is_private and _host_name(host) not in LOOPBACK:
             await _line("this page is for this computer only", 421)(scope, receive, send)
+            return
+        if scope["method"] not in ("GET", "HEAD") and headers.get(b"sec-fetch-site") in OTHERS:
+            await _line("this is for the page itself", 403)(scope, receive, send)
             return
 
         async def guarded(message) -> None:

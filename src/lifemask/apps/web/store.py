@@ -77,7 +77,10 @@ class Store:
             if entry is None:
                 return None
             entry.used_s = self._clock()
-        path = (entry.path / name).resolve()
+        try:
+            path = (entry.path / name).resolve()
+        except ValueError:  # a null byte
+            return None
         inside = path.is_relative_to(entry.path.resolve())
         return path if inside and path.is_file() else None
 

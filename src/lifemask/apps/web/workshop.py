@@ -13,7 +13,7 @@ from typing import Any
 from lifemask.apps.photos import LICENCE, sample_photo
 from lifemask.apps.web.heads import Made, Rgb, download_steps, shared_steps, show_steps
 from lifemask.apps.web.settings import METHODS, DemoConfig
-from lifemask.assets import UserError
+from lifemask.assets import AssetError, UserError
 from lifemask.faces.choice import NoFaceError
 from lifemask.graphics.meshio import write_atomic
 
@@ -199,6 +199,9 @@ def check_methods(methods: Sequence[str]) -> list[str]:
 def told(error: UserError) -> str:
     """An error in the words of the page, where an option of the command line means nothing."""
     text = str(error)
+    if isinstance(error, AssetError):  # it names folders of the server
+        log.warning("%s", text)
+        return "the networks for this are not installed here; choose others (lifemask doctor)"
     if isinstance(error, NoFaceError) and text.startswith("no face found"):
         return "no face was found in this photo; try one in which the face is larger or turned less"
     return text

@@ -153,7 +153,8 @@ def decode_animation(data: bytes) -> Animation | None:
         sampler = clip["samplers"][channel["sampler"]]
         if sampler.get("interpolation", "LINEAR") != "LINEAR":
             raise MeshFormatError("only linear keyframes can be read")
-        if "mesh" in document["nodes"][channel["target"]["node"]]:
+        node = channel["target"].get("node")  # glTF lets it out for targets of extensions
+        if node is not None and "mesh" in document["nodes"][node]:
             tracks[channel["target"]["path"]] = accessor(sampler["output"])
             inputs.add(sampler["input"])
     if not tracks:

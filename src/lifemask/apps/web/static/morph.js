@@ -49,7 +49,7 @@ export function edges(indices) {
     for (let k = 0; k < 3; k++) {
       const a = indices[i + k];
       const b = indices[i + ((k + 1) % 3)];
-      const key = a < b ? a * 65536 + b : b * 65536 + a;
+      const key = Math.min(a, b) * 2 ** 26 + Math.max(a, b); // exact: indices are below 2 ** 26
       if (!seen.has(key)) {
         seen.add(key);
         out.push(a, b);

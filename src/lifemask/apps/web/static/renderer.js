@@ -34,8 +34,8 @@ export class Renderer {
 
   /**
    * Draw everything.
-   * @param scene {heads, look}: look has mode, light, photoLight, lightTurn, exposure, camera,
-   *   sway (degrees), onPhoto, opacity, lines
+   * @param scene {heads, look}: look has mode, light (null: each head's photo's), lightTurn
+   *   (degrees), exposure (stops), camera, sway (degrees), onPhoto, opacity
    */
   draw({ heads, look }) {
     const gl = this.gl;

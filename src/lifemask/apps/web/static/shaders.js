@@ -104,7 +104,7 @@ vec3 doubtColor(float share) {  // dark blue, green, yellow, red
   return mix(b, vec3(0.86, 0.22, 0.18), smoothstep(0.65, 1.0, share));
 }
 
-vec3 lit(vec3 albedo, float roughness, vec3 smoothNormal, vec3 normal, vec3 view) {
+vec3 lit(vec3 albedo, float roughness, vec3 normal, vec3 view) {
   Nine bent = lambert(normal), before = lambert(normalize(v_reference));
   float seen = clamp(v_transfer0.x / 0.28209479, 0.0, 1.0);
   Nine t = Nine(v_transfer0 + seen * (bent.a - before.a), v_transfer1 + seen * (bent.b - before.b),
@@ -138,14 +138,14 @@ void main() {
   }
   vec3 color;
   if (u_mode == 1) color = albedo;
-  else if (u_mode == 2) color = lit(vec3(0.42), 0.6, smoothNormal, normal, view);
-  else if (u_mode == 3) color = 0.55 * lit(vec3(0.22), 0.8, smoothNormal, smoothNormal, view);
+  else if (u_mode == 2) color = lit(vec3(0.42), 0.6, normal, view);
+  else if (u_mode == 3) color = 0.55 * lit(vec3(0.22), 0.8, smoothNormal, view);
   else if (u_mode == 5) {
     float mm = v_doubt.y > 0.0 ? v_doubt.x / max(v_doubt.y, 1e-3) : 0.0;
     vec3 known = pow(doubtColor(clamp(mm / ${MOST_DOUBT_MM}.0, 0.0, 1.0)), vec3(2.2));
     vec3 paint = mix(vec3(0.16), known, smoothstep(0.5, 1.0, v_doubt.y));
-    color = lit(paint, 0.8, smoothNormal, smoothNormal, view) * 0.8 + paint * 0.3;
-  } else color = lit(albedo, roughness, smoothNormal, normal, view);
+    color = lit(paint, 0.8, smoothNormal, view) * 0.8 + paint * 0.3;
+  } else color = lit(albedo, roughness, normal, view);
   if (u_mode == 0 || u_mode == 2) color *= u_exposure;
   vec3 shown = u_mode == 4 ? normal * 0.5 + 0.5 : toSrgb(u_mode == 1 ? color : rollOff(color));
   o_color = vec4(shown * u_opacity, u_opacity);

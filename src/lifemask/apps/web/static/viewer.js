@@ -113,7 +113,7 @@ function showPanel(head) {
     setWeights(now);
   });
   sliders.show(head.photoWeights);
-  setUpLights();
+  setUpLights().catch((error) => noteLight(error.message, true));
   resize();
 }
 
@@ -131,41 +131,56 @@ function stopPlaying() {
 
 async function setUpLights() {
   const lines = JSON.parse(new TextDecoder().decode(await fetchBytes("/lifemask/lights")));
-  const check = setUpChips(byId("lights"), lightChoices(lines), async (name) => {
-    check(name);
-    noteLight("");
-    if (name === "photo") look.light = null;
-    else {
-      try {
-        if (!lights.has(name)) {
-          lights.set(name, createLight(gl, readLight(await fetchBytes(`/lifemask/lights/${name}`))));
-        }
-        look.light = lights.get(name);
-      } catch (error) {
-        noteLight(error.message, true);
-      }
+  let wanted = 0; // a choice that takes long must not undo a later one
+  const choose = async (name, load, note) => {
+    const mine = ++wanted;
+    let light;
+    try {
+      light = await load();
+    } catch (error) {
+      if (mine === wanted) noteLight(error.message, true);
+      return;
     }
+    if (mine !== wanted) return;
+    look.light = light;
+    check(name);
+    noteLight(note);
     dirty = true;
     document.body.dataset.light = name;
+  };
+  const check = setUpChips(byId("lights"), lightChoices(lines), (name) => {
+    choose(name, () => (name === "photo" ? null : namedLight(name)), "");
   });
   check("photo");
-  byId("own-light").addEventListener("change", async (event) => {
+  byId("own-light").addEventListener("change", (event) => {
     const [file] = event.target.files;
     if (!file) return;
     event.target.value = "";
     noteLight(`Reading ${file.name}…`);
-    try {
-      const url = `/lifemask/light?name=${encodeURIComponent(file.name)}`;
-      const options = { method: "POST", body: file, headers: { "X-Lifemask": "viewer" } };
-      look.light = createLight(gl, readLight(await fetchBytes(url, options)));
-      check("");
-      noteLight(`Lit by ${file.name}.`);
-      document.body.dataset.light = "own";
-    } catch (error) {
-      noteLight(error.message, true);
-    }
-    dirty = true;
+    choose("own", () => ownLight(file), `Lit by ${file.name}.`);
   });
+}
+
+async function namedLight(name) {
+  if (!lights.has(name)) {
+    const bytes = await fetchBytes(`/lifemask/lights/${name}`);
+    lights.set(name, createLight(gl, readLight(bytes)));
+  }
+  return lights.get(name);
+}
+
+/** A panorama of the user's; the one before is given up. */
+async function ownLight(file) {
+  const url = `/lifemask/light?name=${encodeURIComponent(file.name)}`;
+  const options = { method: "POST", body: file, headers: { "X-Lifemask": "viewer" } };
+  const light = createLight(gl, readLight(await fetchBytes(url, options)));
+  if (lights.has("own")) {
+    const before = lights.get("own");
+    if (look.light === before) look.light = light;
+    gl.deleteTexture(before.texture);
+  }
+  lights.set("own", light);
+  return light;
 }
 
 function noteLight(text, bad = false) {
@@ -312,4 +327,8 @@ function begin() {
   }
 }
 
-begin();
+try {
+  begin();
+} catch (error) { // a driver that takes none of our shaders, for instance
+  say(`The head cannot be drawn here: ${error.message}`, true);
+}
