@@ -68,7 +68,7 @@ class Demo:
     def url(self) -> str:
         """Where the page is."""
         host, port = self.socket.getsockname()[:2]
-        shown: str = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(host), str(host))
         return f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
 
     def run(self) -> None:
