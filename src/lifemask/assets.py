@@ -7,8 +7,8 @@ Weights that ship with the package lie in `lifemask/weights` as `NAME.safetensor
     {"name", "summary", "kind", "licence", "tag": "open" | "research", "sources": [...],
      "recipe", "commit", "sha256": {file name: hex digest}, "measured": {...}}
 
-`EXTERNAL` lists what comes from elsewhere: from another package, or from the user, because its
-licence does not let us pass it on. Face models that the user has converted lie in
+`EXTERNAL` lists what comes from elsewhere: from another package, or from the user, who
+brings it under its own licence. Face models that the user has converted lie in
 `$LIFEMASK_MODELS`, else in `lifemask/models` under `$XDG_DATA_HOME` or `~/.local/share`.
 """
 
@@ -305,7 +305,7 @@ def assets_markdown() -> str:
         "",
         "`open`: made only from synthetic heads, CC0 skins, CC0 light and MIT/Apache data; "
         "usable for anything. `research`: real face data whose terms allow research only had a "
-        "part in it. `user`: its licence does not let us pass it on; you bring it.",
+        "part in it. `user`: not passed on by us; you bring it under its own licence.",
         "",
     ]
     return "\n".join([*head, *rows, *details, ""])

@@ -51,7 +51,8 @@ def site(tmp_path_factory):
     else:
         command = ["npm", "install", "--no-audit", "--no-fund"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        needed(done.returncode == 0, f"onnxruntime-web from npm ({done.stderr[-200:]})")
+        if done.returncode:
+            pytest.skip(f"npm could not install onnxruntime-web: {done.stderr[-200:]}")
     for suffix in ("onnx", "json"):
         shutil.copy(weights_path("browser-open.onnx").with_suffix(f".{suffix}"), folder)
     handler = functools.partial(Quiet, directory=str(folder))
