@@ -105,7 +105,7 @@ def _write_mp4(pictures: Iterable[Image.Image], path: Path, fps: float) -> int:
                 sink = ffmpeg.write_frames(
                     str(temporary),
                     picture.size,
-                    fps=fps,
+                    fps=fps,  # pyright: ignore[reportArgumentType]
                     quality=_MP4_QUALITY,
                     macro_block_size=2,
                     ffmpeg_log_level="error",
