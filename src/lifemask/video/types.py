@@ -33,7 +33,7 @@ class VideoConfig:
         method: network that reads each frame: "pgn", or "dasl" (2DASL).
         weights: family of the networks, "open" or "research".
         flip: PGN looks at the mirrored crop, too: half the speed, less noise.
-        threads: of the networks; 0 lets onnxruntime choose.
+        threads: of the networks, which are too small to share; 0 lets onnxruntime choose.
         tracker: how faces are told apart, and how often the detector looks; its `max_gap` follows
             from `max_gap_seconds`.
         smoother: how the motion is smoothed.
@@ -48,7 +48,7 @@ class VideoConfig:
     method: Literal["pgn", "dasl"] = "pgn"
     weights: Literal["open", "research"] = "open"
     flip: bool = True
-    threads: int = 0
+    threads: int = 1
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     smoother: SmootherConfig = field(default_factory=SmootherConfig)
     identity_frames: int = 12

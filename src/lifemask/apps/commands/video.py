@@ -64,7 +64,7 @@ def video(
     overlay: Annotated[
         bool, typer.Option("--overlay/--no-overlay", help="Draw the heads over the clip.")
     ] = True,
-    threads: Annotated[int, typer.Option(min=0, help="Of the networks; 0: as many as fit.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Of the networks; 0: as many as fit.")] = 1,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace earlier results.")
     ] = False,
