@@ -5,29 +5,19 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from helpers.batch_fakes import CRASH, FakeLoad, contents, fake_job, greys, no_weights, paint
+from helpers.ray_cluster import two_cpus
 from lifemask.assets import UserError
 from lifemask.batch.journal import Journal, Outcome, failure, read_ledger
 from lifemask.batch.on_ray import CHUNK, _chunks
 from lifemask.batch.plan import absorb_parts
 from lifemask.batch.run import run_batch
 from lifemask.batch.sources import find_photos
-
-TESTS = Path(__file__).resolve().parents[1]
-PATIENCE = {
-    "RAY_agent_register_timeout_ms": "600000",
-    "RAY_raylet_start_wait_time_s": "600",
-    "RAY_worker_register_timeout_seconds": "600",
-    "RAY_health_check_timeout_ms": "600000",
-    "RAY_worker_niceness": "0",
-}
-"""Ray gives a busy machine half a minute to start."""
 
 
 def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
@@ -63,18 +53,8 @@ def test_journals_of_actors_are_taken_in_once(tmp_path):
 @pytest.fixture(scope="module")
 def cluster():
     """A Ray of two CPUs on this machine."""
-    ray = pytest.importorskip("ray")
-    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name, value in PATIENCE.items():
-            patch.setenv(name, value)
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-            object_store_memory=200 * 2**20, runtime_env={"env_vars": {"PYTHONPATH": path}},
-        )  # fmt: skip
+    with two_cpus() as ray:
         yield ray
-        ray.shutdown()
 
 
 @pytest.mark.slow

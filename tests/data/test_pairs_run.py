@@ -6,7 +6,6 @@ What makes pairs is replaced by noise; `test_pairs.py` makes real ones.
 import json
 import os
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 from fake_pairs import create_noise, noise_pair
 from fake_renders import make_data
+from helpers.ray_cluster import two_cpus
 from lifemask.assets import UserError
 from lifemask.data import _pairs_run
 from lifemask.data._pairs_run import run_pairs
@@ -134,22 +134,8 @@ def test_without_ray_the_extra_is_named(go, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_ray_gives_the_same_bytes(go, tmp_path, monkeypatch):
-    ray = pytest.importorskip("ray")
-    for name in ("agent_register_timeout_ms", "health_check_timeout_ms"):
-        monkeypatch.setenv(f"RAY_{name}", "600000")
-    for name in ("raylet_start_wait_time_s", "worker_register_timeout_seconds"):
-        monkeypatch.setenv(f"RAY_{name}", "600")
-    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-            object_store_memory=200 * 2**20, runtime_env={"env_vars": {"PYTHONPATH": path}},
-        )  # fmt: skip
-        try:
-            go("ray", engine="ray", workers=2)
-        finally:
-            ray.shutdown()
+def test_ray_gives_the_same_bytes(go, tmp_path):
+    with two_cpus():
+        go("ray", engine="ray", workers=2)
     go()
     assert files(tmp_path / "ray") == files(tmp_path / "out")

@@ -6,28 +6,17 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fake_renders import create_fake, create_nothing, make_data, render_fake, render_slowly
+from helpers.ray_cluster import PATIENCE, TESTS, two_cpus
 from lifemask.assets import UserError
 from lifemask.data import shards
 from lifemask.data._synthetic_run import RenderJob, run
 from lifemask.data.synthetic import SyntheticConfig
-
-PATIENCE = {
-    "RAY_agent_register_timeout_ms": "600000",
-    "RAY_raylet_start_wait_time_s": "600",
-    "RAY_worker_register_timeout_seconds": "600",
-    "RAY_health_check_timeout_ms": "600000",
-    "RAY_worker_niceness": "0",
-}
-"""Ray gives a busy machine half a minute to start."""
-
-TESTS = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -47,18 +36,8 @@ def test_without_ray_the_extra_is_named(job, monkeypatch):
 @pytest.fixture(scope="module")
 def cluster():
     """A Ray of two CPUs on this machine."""
-    ray = pytest.importorskip("ray")
-    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name, value in PATIENCE.items():
-            patch.setenv(name, value)
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-            object_store_memory=200 * 2**20, runtime_env={"env_vars": {"PYTHONPATH": path}},
-        )  # fmt: skip
+    with two_cpus() as ray:
         yield ray
-        ray.shutdown()
 
 
 @pytest.mark.slow

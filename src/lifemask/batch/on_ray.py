@@ -25,6 +25,7 @@ from lifemask.batch.job import PARTS, BatchJob
 from lifemask.batch.journal import Journal, Outcome, Sealed, read_journal
 from lifemask.batch.layouts import is_there, pack
 from lifemask.batch.sources import Item, absolute
+from lifemask.data._ray import LASTING, connected
 
 if TYPE_CHECKING:
     from lifemask.batch.run import Runner
@@ -87,9 +88,7 @@ class RayRunner:
             compute=ray.data.ActorPoolStrategy(
                 size=min(self._workers, len(chunks)), max_tasks_in_flight_per_actor=2
             ),
-            num_cpus=1,
-            max_restarts=-1,
-            max_task_retries=-1,
+            **LASTING,
         )
         for row in rows.iter_rows():
             if row["error"]:
@@ -121,9 +120,7 @@ def on_ray(job: BatchJob, workers: int) -> Iterator[Runner]:
         import ray.data  # noqa: F401
     except ImportError as error:
         raise UserError("--engine ray needs: pip install 'lifemask[scale]'") from error
-    from lifemask.data._synthetic_ray import _connected
-
-    with _connected(max(1, workers)):
+    with connected(max(1, workers)):
         yield RayRunner(replace(job, folder=absolute(job.folder)), workers)
 
 

@@ -9,20 +9,15 @@ same paths (a shared file system), and have lifemask installed.
 from __future__ import annotations
 
 import json
-import logging
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lifemask.assets import UserError
+from lifemask.data._ray import LASTING, connected
 
 if TYPE_CHECKING:
     from lifemask.data._synthetic_run import RenderJob, Report
-
-OBJECT_STORE_BYTES = 200 * 2**20
-"""Of a Ray that is started here; only numbers and manifest entries go through it."""
 
 
 class ShardActor:
@@ -77,16 +72,14 @@ def render_on_ray(
         job, folder=job.folder.resolve(), data=job.data.resolve(),
         photo_skins=None if job.photo_skins is None else job.photo_skins.resolve(),
     )  # fmt: skip
-    with _connected(actors):
+    with connected(actors):
         rows = ray.data.from_items(
             [{"shard": shard} for shard in missing], override_num_blocks=len(missing)
         ).map(
             ShardActor,  # pyright: ignore[reportArgumentType]
             fn_constructor_args=(absolute,),
             compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
-            num_cpus=1,
-            max_restarts=-1,
-            max_task_retries=-1,
+            **LASTING,
         )
         for row in rows.iter_rows():
             if row["error"]:
@@ -94,30 +87,3 @@ def render_on_ray(
             entry = json.loads(row["entry"])
             report(entry["shard"], entry["count"])
             yield entry
-
-
-@contextmanager
-def _connected(cpus: int) -> Iterator[None]:
-    """A Ray to work with, quiet; one that was started for this is stopped."""
-    import ray
-
-    level = logging.getLogger("ray.data").level
-    ours = not ray.is_initialized()
-    if ours and os.environ.get("RAY_ADDRESS"):
-        ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
-    elif ours:
-        ray.init(
-            address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
-            object_store_memory=OBJECT_STORE_BYTES, logging_level=logging.WARNING,
-        )  # fmt: skip
-    context = ray.data.DataContext.get_current()
-    bars = context.enable_progress_bars
-    try:
-        context.enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-        yield
-    finally:
-        context.enable_progress_bars = bars
-        logging.getLogger("ray.data").setLevel(level)
-        if ours:
-            ray.shutdown()

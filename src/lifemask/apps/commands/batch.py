@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 
 from lifemask.apps import session
 from lifemask.apps.commands import reconstruct as one
+from lifemask.apps.cores import usable_cores
 from lifemask.apps.session import SomeFailedError
 
 if TYPE_CHECKING:
@@ -84,30 +84,14 @@ def batch(
     has its head, 3 if some failed, 2 for wrong options, 130 if interrupted.
     """
     from lifemask.batch.job import BatchJob
-    from lifemask.methods.fitting import FitConfig
-    from lifemask.pipeline_config import (
-        PipelineConfig,
-        check_choice,
-        dasl_settings,
-        pgn_settings,
-    )
+    from lifemask.pipeline_config import check_choice
 
     check_choice("engine", engine, ("local", "ray"))
     check_choice("runtime", runtime, ("onnx", "torch"))
-    check_choice("camera", camera, ("orthographic", "pinhole"))
-    config = PipelineConfig(
-        weights=weights,  # pyright: ignore[reportArgumentType]
-        method=method,
-        detail=detail,
-        texture=texture,
-        faces=faces,  # pyright: ignore[reportArgumentType]
-        refine=refine,
-        device=device,
-        engine=runtime,  # pyright: ignore[reportArgumentType]
-        fit=FitConfig(camera=camera),  # pyright: ignore[reportArgumentType]
-        dasl=dasl_settings(method, map_source),
-        pgn=pgn_settings(method, shape),
-    )
+    config = one.settings(
+        method, map_source, shape, camera, weights=weights, detail=detail, texture=texture,
+        faces=faces, refine=refine, device=device, engine=runtime,
+    )  # fmt: skip
     job = BatchJob(
         config=config,
         folder=out,
@@ -118,7 +102,7 @@ def batch(
         timeout_s=timeout,
         recycle=recycle,
     )
-    crew = workers or _cores()
+    crew = workers or usable_cores()
     if dry_run:
         _tell_estimate(job, sources, crew, limit, retry_failed)
         return
@@ -175,10 +159,3 @@ def _tell_estimate(
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lifemask.apps.commands.synth import _Bar, _cores, report_run
+from lifemask.apps.commands.synth import _Bar, report_run
+from lifemask.apps.cores import usable_cores
 from lifemask.assets import UserError
 
 SHEET = 24
@@ -80,7 +81,7 @@ def pairs(
         complete=complete,  # pyright: ignore[reportArgumentType]
         shard_size=shard_size,
     )
-    crew = _cores() if workers is None else workers
+    crew = usable_cores() if workers is None else workers
     with _Bar(count) as bar:
         manifest = run_pairs(config, out, count, data, engine, crew, bar.report)  # pyright: ignore[reportArgumentType]
     typer.echo(

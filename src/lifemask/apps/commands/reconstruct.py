@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lifemask.assets import UserError
+
+if TYPE_CHECKING:
+    from lifemask.pipeline_config import PipelineConfig
 
 Photos = Annotated[
     list[Path] | None, typer.Argument(metavar="PHOTO...", help="Photos.", show_default=False)
@@ -134,9 +137,33 @@ def reconstruct(
         jobs.insert(0, PhotoJob(None, out / "astronaut"))
     if same_person:
         _check_same_person(len(jobs), faces)
+    from lifemask.pipeline import Pipeline
+
+    config = settings(
+        method, map_source, shape, camera, weights=weights, detail=detail, texture=texture,
+        faces=faces, refine=refine, device=device, engine=engine,
+    )  # fmt: skip
+    run = run_person if same_person else run_jobs
+    run(Pipeline(config), jobs, formats.split(","), overwrite, maps=maps)
+
+
+def settings(
+    method: str, map_source: str | None, shape: str | None, camera: str, **others: Any
+) -> PipelineConfig:
+    """What the options of this command and of `lifemask batch` ask for.
+
+    Args:
+        method: key of `pipeline.METHODS`.
+        map_source: of 2DASL's map; None for its default.
+        shape: of PGN's mesh; None for its default.
+        camera: model of the camera.
+        others: further fields of `PipelineConfig`.
+
+    Raises:
+        UserError: one of them is unknown, or belongs to another method.
+    """
     from lifemask.methods.fitting import FitConfig
-    from lifemask.pipeline import (
-        Pipeline,
+    from lifemask.pipeline_config import (
         PipelineConfig,
         check_choice,
         dasl_settings,
@@ -144,21 +171,13 @@ def reconstruct(
     )
 
     check_choice("camera", camera, ("orthographic", "pinhole"))
-    config = PipelineConfig(
-        weights=weights,  # pyright: ignore[reportArgumentType]
+    return PipelineConfig(
         method=method,
-        detail=detail,
-        texture=texture,
-        faces=faces,  # pyright: ignore[reportArgumentType]
-        refine=refine,
-        device=device,
-        engine=engine,  # pyright: ignore[reportArgumentType]
         fit=FitConfig(camera=camera),  # pyright: ignore[reportArgumentType]
         dasl=dasl_settings(method, map_source),
         pgn=pgn_settings(method, shape),
+        **others,
     )
-    run = run_person if same_person else run_jobs
-    run(Pipeline(config), jobs, formats.split(","), overwrite, maps=maps)
 
 
 def _check_same_person(photos: int, faces: str) -> None:

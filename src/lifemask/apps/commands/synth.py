@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lifemask.apps.cores import usable_cores
 from lifemask.apps.session import report
 from lifemask.assets import UserError
 
@@ -101,7 +101,7 @@ def synth(
     if device == "cuda":
         job = _on_cuda(job)
     # a CUDA run too: each process draws on its own core, and all share the device
-    crew = _cores() if workers is None else workers
+    crew = usable_cores() if workers is None else workers
     with _Bar(count) as bar:
         manifest = run(job, engine, crew, bar.report)  # pyright: ignore[reportArgumentType]
     typer.echo(
@@ -132,13 +132,6 @@ def _on_cuda(job: RenderJob) -> RenderJob:
     if job.form == "cache":
         raise UserError("--device cuda writes --format shards only")
     return replace(job, device="cuda", render=DeviceSamples("cuda"))
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 class _Bar:

@@ -10,11 +10,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from lifemask.apps.cores import CGROUP, allowed_cores, cpu_quota
 from lifemask.apps.doctor.finding import Finding
 from lifemask.assets import MODELS_ENV, WEIGHTS_ENV, models_folder
 
 GROUP = "machine"
-CGROUP = Path("/sys/fs/cgroup")
 NEEDED_BYTES = 3 * 10**9 // 2
 """What a process that reconstructs a photo may take at most (benchmarks/speed.py's target)."""
 UNLIMITED = 2**60
@@ -47,7 +47,7 @@ def system() -> Iterator[Finding]:
 def processors() -> Iterator[Finding]:
     """Cores of the machine, and those that this process may use."""
     here = os.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else here
+    allowed = allowed_cores()
     quota = cpu_quota(CGROUP)
     usable = min(allowed, here) if quota is None else min(allowed, here, quota)
     limits = [f"affinity {allowed}"] if allowed < here else []
@@ -114,19 +114,6 @@ def ffmpeg() -> Iterator[Finding]:
         yield Finding(GROUP, "ffmpeg", "absent", text, "pip install 'lifemask[video]'")
         return
     yield Finding(GROUP, "ffmpeg", "ok", f"{version}, {path}", values={"path": path})
-
-
-def cpu_quota(root: Path) -> float | None:
-    """Cores that a container may use at a time, from cgroup v2 or v1 files; None for all."""
-    try:
-        if (root / "cpu.max").is_file():
-            quota, period = (root / "cpu.max").read_text().split()[:2]
-            return None if quota == "max" else int(quota) / int(period)
-        quota = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
-        period = int((root / "cpu" / "cpu.cfs_period_us").read_text())
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
-    return quota / period if quota > 0 and period > 0 else None
 
 
 def memory_limit(root: Path) -> int | None:
