@@ -35,6 +35,7 @@ from lifemask.evaluation.predict import predict  # noqa: E402
 from lifemask.evaluation.predictions import load_predictions  # noqa: E402
 from lifemask.facemodel import load_face_model  # noqa: E402
 from lifemask.faces.crop import crop_square  # noqa: E402
+from lifemask.faces.eyes import HEIGHT, WIDTH, load_eyes  # noqa: E402
 from lifemask.faces.landmarker import load_landmarker  # noqa: E402
 from lifemask.faces.parsing import load_parser  # noqa: E402
 from lifemask.graphics.camera import euler_deg_from_rotation, project  # noqa: E402
@@ -79,6 +80,9 @@ def calls(case: EngineCase, engine: Engine) -> dict[str, Callable[[], Any]]:
     crop = case.crops(landmarker.size)[:1]
     pixels, large = crop.numpy(), case.crops(parser.size, 1.25)[:1]
     empty = np.zeros((1, 18, 3), np.float32)
+    eyes = load_eyes(engine)
+    pair = np.random.default_rng(0).random((2, 3, HEIGHT, WIDTH), np.float32)
+    ahead = np.array([[0, 0, 1]] * 2, np.float32)
     seen = type(case.texture_input)(*(part[:1] for part in case.texture_input))
     view, _ = case.surface_input(surface.config.size)
     answers = surface.look(view, "normals")
@@ -86,6 +90,7 @@ def calls(case: EngineCase, engine: Engine) -> dict[str, Callable[[], Any]]:
     assert answers.fine is not None
     return {
         "landmarker": lambda: landmarker.predict_crops(crop),
+        "eyes, both": lambda: eyes.network(pair, ahead),
         "parser": lambda: parser.predict_crops(large),
         "dasl": lambda: dasl._network(pixels, empty),
         "pgn": lambda: pgn._network(pixels),

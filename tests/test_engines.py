@@ -62,7 +62,8 @@ def test_the_engine_reaches_every_stage(monkeypatch):
 
     for place in (
         "lifemask.faces.landmarker.load_landmarker",
-        "lifemask.pipeline.load_parser",
+        "lifemask.faces.parsing.load_parser",
+        "lifemask.pipeline.load_eyes",
         "lifemask.methods.retexture.load_retexturer",
         "lifemask.methods.rafare.load_rafare",
         "lifemask.methods._rafare_stage.load_parser",
@@ -73,8 +74,9 @@ def test_the_engine_reaches_every_stage(monkeypatch):
     for method in ("pgn", "dasl", "rafare"):
         pipeline = Pipeline(PipelineConfig(engine="torch", method=method))
         assert pipeline.geometry_stage is not None
-    stages = (pipeline.landmarker, pipeline.parser, pipeline.retexturer, pipeline.surface_finder)
-    assert all(stages) and len(asked) == 7 and all(asked.values()), asked
+    names = ("landmarker", "eye_reader", "parser", "retexturer", "surface_finder")
+    stages = [getattr(pipeline, name) for name in names]
+    assert all(stages) and len(asked) == 8 and all(asked.values()), asked
 
 
 def test_unknown_engines_are_refused():

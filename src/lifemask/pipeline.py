@@ -1,8 +1,7 @@
-"""A photo becomes heads: detect -> landmarks -> geometry -> refinement -> appearance -> `Head`."""
+"""A photo becomes heads: detect -> landmarks -> geometry -> refinement -> eyes -> texture."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lifemask.assets import weights_folder
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.choice import (
     NoFaceError,
@@ -24,7 +22,8 @@ from lifemask.faces.choice import (
 )
 from lifemask.faces.crop import Box, cut_window
 from lifemask.faces.detect import Detector, DetectorConfig
-from lifemask.faces.parsing import Parser, Regions, load_parser
+from lifemask.faces.eyes import EyeReader, load_eyes
+from lifemask.faces.parsing import Parser, Regions, find_parser
 from lifemask.graphics.camera import camera_for_crop, project
 from lifemask.head import Head
 from lifemask.methods._person import stage_together
@@ -35,6 +34,7 @@ from lifemask.pipeline_config import (
     check_choice,
     dasl_settings,
     pgn_settings,
+    used_options,
     warnings_about,
 )
 from lifemask.pipeline_input import (
@@ -52,8 +52,6 @@ from lifemask.types import Appearance, Face, FreeSurface, Geometry, Landmarks, M
 if TYPE_CHECKING:
     from lifemask.methods._rafare_stage import SurfaceFinder
     from lifemask.methods.retexture import Retexturer
-
-log = logging.getLogger(__name__)
 
 __all__ = [
     "METHODS",
@@ -89,9 +87,10 @@ class Pipeline:
     ) -> None:
         """Take the stages given, and the defaults of `config` for the others."""
         self.config = config or PipelineConfig()
-        given: dict[str, object] = {"detector": detector, "landmarker": landmarker}
-        given |= {"parser": parser, "model": model, "geometry_stage": geometry_stage}
-        vars(self).update({name: stage for name, stage in given.items() if stage is not None})
+        given = (detector, landmarker, parser, model, geometry_stage)
+        names = ("detector", "landmarker", "parser", "model", "geometry_stage")
+        stages = zip(names, given, strict=True)
+        vars(self).update({name: stage for name, stage in stages if stage is not None})
 
     def __call__(
         self,
@@ -186,7 +185,7 @@ class Pipeline:
         ]
 
     def finish(self, seen: FaceInput, geometry: Geometry, person: tuple[str, ...] = ()) -> Head:
-        """The head of a geometry: refined, detailed and dressed; or its bare surface.
+        """The head of a geometry: refined, its eyes read, detailed, dressed; or its bare surface.
 
         Args:
             seen: what the method got.
@@ -201,6 +200,7 @@ class Pipeline:
         regions = self.find_regions(image, geometry)
         given = (image, geometry, seen.landmarks, regions)
         geometry = self.refine(*given, hold_identity=bool(person), trusted=seen.given)
+        geometry = self.read_eyes(image, geometry, lids=not seen.given)
         geometry = self.add_detail(image, geometry, regions)
         appearance = self.dress(image, geometry, regions)
         face = face if isinstance(face, Face) else Face(face, 1.0)
@@ -262,11 +262,10 @@ class Pipeline:
         """Shape and pose that agree with the photo's colours too, if that is switched on.
 
         With `hold_identity` only pose and expression move. What a method learned is held closer
-        than what the landmarks alone said, and a position map's points stand for the landmarks
-        unless these are trusted as the user's. A mesh without parameters of the face model stays as
-        it is.
+        than what landmarks said, and a position map's points stand for the landmarks unless these
+        are trusted as the user's. A mesh without the face model's parameters stays as it is.
         """
-        if landmarks is None or not self._refines(geometry):
+        if landmarks is None or not (self.config.refine and self._has_params(geometry)):
             return geometry
         from lifemask.methods._given_landmarks import map_landmarks, with_distance
         from lifemask.methods.photometric import PhotometricConfig, refine_photometric
@@ -284,13 +283,22 @@ class Pipeline:
         kept = ("map_vertices_px", "uncertainty_px", "surface")
         return replace(refined, **{name: getattr(geometry, name) for name in kept})
 
+    def read_eyes(self, image: Rgb, geometry: Geometry, lids: bool = True) -> Geometry:
+        """The head with lids and gaze as close-ups of its eyes show them, if that is switched on.
+
+        `lids`: False where the user's landmarks told them.
+        """
+        from lifemask.methods._eyes import has_lids, read_eyes
+
+        model = self.device_model
+        if not (self.config.eyes and self._has_params(geometry) and has_lids(model)):
+            return geometry
+        return read_eyes(image, geometry, model, self.eye_reader, lids)
+
     def add_detail(
         self, image: Rgb, geometry: Geometry, regions: Regions | None = None
     ) -> Geometry:
-        """The head with a free surface carried onto it, if that is switched on.
-
-        A face that shows none stays as it is, unless the method itself is about surfaces.
-        """
+        """The head with a free surface carried onto it, if switched on and the face shows one."""
         if not self.config.carries or not self._is_modelled(geometry):
             return geometry
         from lifemask.methods._rafare_detail import detailed_head
@@ -298,17 +306,16 @@ class Pipeline:
         def found(head: Geometry) -> FreeSurface:
             return self.surface_finder(image, head, self.model, regions)
 
-        needed = self.config.method == "rafare"
-        return detailed_head(geometry, self.model, found, regions, needed=needed)
+        must = self.config.method == "rafare"
+        return detailed_head(geometry, self.model, found, regions, needed=must)
 
     def find_regions(self, image: Rgb, geometry: Geometry) -> Regions | None:
         """Region maps of the photo about the fitted head, if that is switched on."""
         model = self.device_model
         config = self.config
-        needed = config.refine or config.carries or config.texture != "none"
-        used = config.regions and needed
+        used = config.refine or config.carries or config.texture != "none"
         known = self._is_modelled(geometry) and SQUARE_NAME in model.landmark_embeddings
-        if not (used and known and self.parser is not None):
+        if not (config.regions and used and known and self.parser is not None):
             return None
         points = model.landmarks(geometry.vertices_mm, SQUARE_NAME)
         points = project(points, geometry.camera).cpu()
@@ -317,10 +324,7 @@ class Pipeline:
     def dress(
         self, image: Rgb, geometry: Geometry, regions: Regions | None = None
     ) -> Appearance | None:
-        """Light-free texture and the photo's light, if that is switched on.
-
-        A mesh without the face model's texture coordinates gets none.
-        """
+        """Light-free texture and the photo's light, if switched on and the mesh has the UVs."""
         if self.config.texture == "none" or not self._is_modelled(geometry):
             return None
         corners = project(geometry.vertices_mm, geometry.camera)[:, :2]
@@ -360,18 +364,13 @@ class Pipeline:
         """Whether a geometry is a head of the pipeline's face model, and not a free mesh."""
         return geometry.model == self.model.name
 
-    def _refines(self, geometry: Geometry) -> bool:
-        modelled = self._is_modelled(geometry) and geometry.params is not None
-        return self.config.refine and modelled
+    def _has_params(self, geometry: Geometry) -> bool:
+        return self._is_modelled(geometry) and geometry.params is not None
 
     def _method_use(self, seen: FaceInput, geometry: Geometry) -> MethodUse:
-        config = self.config
-        options = dict(self.geometry_stage.options(seen))
-        if geometry.detail is not None:
-            options["detail"] = "rafare"
-        if config.engine != "onnx":
-            options["engine"] = config.engine
-        return MethodUse(config.method, config.weights, self._refines(geometry), options)
+        options = used_options(self.config, self.geometry_stage.options(seen), geometry)
+        refined = self.config.refine and self._has_params(geometry)
+        return MethodUse(self.config.method, self.config.weights, refined, options)
 
     @cached_property
     def detector(self) -> Detector:
@@ -407,14 +406,15 @@ class Pipeline:
         return load_finder(*given)
 
     @cached_property
+    def eye_reader(self) -> EyeReader:
+        """The network that reads eyes from close up."""
+        return load_eyes(self.config.engine, self.config.threads)
+
+    @cached_property
     def parser(self) -> Parser | None:
         """The region network; None where its weights are not installed."""
         config = self.config
-        suffix = "onnx" if config.engine == "onnx" else "safetensors"
-        if not (weights_folder() / f"parser-{config.weights}.{suffix}").is_file():
-            log.info("no weights of a parser: what hides the face is told by its colours alone")
-            return None
-        return load_parser(config.weights, config.engine, config.threads)
+        return find_parser(config.weights, config.engine, config.threads)
 
     @cached_property
     def model(self) -> FaceModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,6 +54,8 @@ class PipelineConfig:
             unless `appearance` is given, and "photo" otherwise.
         faces: the largest face, or all of them, largest first.
         refine: let the photo's colours refine the shape after the landmarks.
+        eyes: read the lids and the gaze from close-ups of the eyes; without it they are what the
+            method saw in its crop, too few pixels for a blink.
         regions: find hair, hands and other things in front of the skin and keep them out of
             refinement and texture; without the parser's weights it is off.
         max_head_px: the texture is taken from the photo reduced until the head is this large.
@@ -76,6 +79,7 @@ class PipelineConfig:
     texture: str = "auto"
     faces: Literal["largest", "all"] = "largest"
     refine: bool = True
+    eyes: bool = True
     regions: bool = True
     max_head_px: int = 1280
     device: str = "cpu"
@@ -160,6 +164,20 @@ def pgn_settings(method: str, shape: str | None) -> PgnPredictConfig | None:
 
     check_choice("shape", shape, ("model", "map"))
     return PgnPredictConfig(shape=shape)  # pyright: ignore[reportArgumentType]
+
+
+def used_options(
+    config: PipelineConfig, of_method: Mapping[str, str], geometry: Geometry
+) -> dict[str, str]:
+    """What a record says of the settings: the method's own, and those that are not the default."""
+    options = dict(of_method)
+    if geometry.detail is not None:
+        options["detail"] = "rafare"
+    if not config.eyes:
+        options["eyes"] = "off"
+    if config.engine != "onnx":
+        options["engine"] = config.engine
+    return options
 
 
 def warnings_about(

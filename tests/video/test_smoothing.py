@@ -213,3 +213,17 @@ def test_what_makes_no_sense_is_refused() -> None:
     raw = motion()
     with pytest.raises(ValueError, match="begin"):
         smooth_motion(replace(raw, seen=np.zeros(COUNT, bool)))
+
+
+def test_a_blink_in_a_channel_that_rests_at_zero_is_kept():
+    """Lids that are exactly open but for one blink: no overflow, no ringing, the blink's depth."""
+    values = np.zeros((120, 4))
+    values[60:66, 1] = [0.3, 0.8, 1.0, 0.9, 0.5, 0.2]
+    motion = Motion(
+        np.broadcast_to(np.eye(3), (120, 3, 3)).copy(), np.zeros(120), np.zeros((120, 2)),
+        values, np.ones(120, bool), np.ones(120),
+    )  # fmt: skip
+    smooth = smooth_motion(motion).expression
+    assert smooth[:, 1].max() > 0.85
+    assert np.abs(smooth[:, [0, 2, 3]]).max() < 1e-6
+    assert np.abs(smooth[:55, 1]).max() < 0.05 and np.abs(smooth[72:, 1]).max() < 0.05

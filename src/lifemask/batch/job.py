@@ -39,6 +39,7 @@ def load_pipeline(config: PipelineConfig) -> Reconstruct:
     pipeline = Pipeline(config)
     _ = pipeline.detector, pipeline.geometry_stage
     _ = pipeline.landmarker if config.refine or pipeline.geometry_stage.needs_landmarks else None
+    _ = pipeline.eye_reader if config.eyes else None
     _ = pipeline.parser if config.regions else None
     _ = pipeline.retexturer if pipeline.texture == "retexture" else None
     return pipeline

@@ -14,9 +14,10 @@ from lifemask.data import _synthetic_regions as regions
 from lifemask.data._pairs_masks import parts_of
 from lifemask.data._synthetic_look import random_skin_tone
 from lifemask.data._synthetic_render import A_OVER_PI, finer
-from lifemask.data._synthetic_sample import LOOK_DEG, rotation_from_angles
+from lifemask.data._synthetic_sample import rotation_from_angles
 from lifemask.data._synthetic_scene import ORTHOGRAPHIC_MM, Tone, View
 from lifemask.data._synthetic_shade import shade_scene
+from lifemask.facemodel.gaze import LOOK_DEG
 from lifemask.graphics.pose import nearest_rotation
 
 if TYPE_CHECKING:

@@ -75,6 +75,10 @@ def draw_scenes(
         )
         names, ranges = model.expression_names, model.expression_range
         people = [sampling.random_face(names, rng, ranges) for rng in rngs]
+        for person, index in zip(people, chunk, strict=True):
+            moving = np.random.default_rng([generator.config.seed, 4, index])
+            if moving.random() < generator.config.lids:
+                sampling.move_lids(person.expression, names, moving)
         expression = np.stack([person.expression for person in people])
         with torch.no_grad():
             heads = model(torch.from_numpy(identity), torch.from_numpy(expression))

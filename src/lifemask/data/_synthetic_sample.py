@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lifemask.data._synthetic_scene import ORTHOGRAPHIC_MM, View
+from lifemask.facemodel.gaze import LOOK_DEG
 
 _GROUPS: tuple[tuple[str, ...], ...] = (
     ("jawopen",), ("jawopen",), ("jawopen", "mouthfunnel"), ("jawopen", "mouthupperup"),
@@ -27,8 +28,6 @@ _SMILES: tuple[tuple[str, ...], ...] = (
     ("mouthsmile", "jawopen", "mouthupperup", "cheeksquint"),
     ("mouthsmile", "jawopen", "mouthupperup", "mouthlowerdown", "mouthstretch", "eyesquint"),
 )  # fmt: skip
-LOOK_DEG = {"up": 28.0, "down": 30.0, "side": 36.0}
-"""Turn of an eye at activation 1 of ARKit's eyeLook shapes, measured on ICT-FaceKit's eyeballs."""
 EYES_APART_MM = 62.0
 
 
@@ -85,6 +84,30 @@ def random_face(
             if (stem, side) in index:
                 expression[index[stem, side]] = min(degrees / full, 1.0)
     return FaceDraw(expression, angles, gaze)
+
+
+def move_lids(
+    expression: NDArray[np.float32], names: tuple[str, ...], rng: np.random.Generator
+) -> None:
+    """Draw the lids of activations (e,) anew, in place: a blink anywhere between open and shut.
+
+    A quarter are shut; both eyes move together but for one face in eight. Eyes that close are not
+    wide; some squint. A model without ARKit's lids stays as it is.
+    """
+    index = _index(names)
+    if ("eyeblink", "l") not in index:
+        return
+    level = rng.uniform(0.9, 1.0) if rng.random() < 0.25 else rng.uniform(0.0, 1.0)
+    squint = rng.beta(1, 3) if rng.random() < 0.4 else 0.0
+    wide = rng.beta(1, 2) if level < 0.1 and rng.random() < 0.5 else 0.0
+    wink = rng.random()
+    for side in ("l", "r"):
+        own = level + rng.normal(0, 0.03)
+        if (wink < 1 / 16 and side == "l") or (wink > 15 / 16 and side == "r"):
+            own = rng.uniform(0, 1)
+        for stem, value in (("eyeblink", own), ("eyesquint", squint), ("eyewide", wide)):
+            if (stem, side) in index:
+                expression[index[stem, side]] = np.clip(value, 0, 1)
 
 
 def _in_ranges(activations, ranges, rng) -> NDArray[np.float32]:

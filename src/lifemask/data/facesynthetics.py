@@ -75,6 +75,23 @@ def load_facesynthetics(
     return full.subset(order[:cut]), full.subset(order[cut:])
 
 
+def read_portraits(
+    path: str | Path, limit: int | None = None
+) -> Iterator[tuple[str, UInt8[ndarray, "h w 3"], Float[ndarray, "70 2"]]]:
+    """Name, picture and points (iBUG-68 and the pupils, 0-based px) of each portrait.
+
+    Raises:
+        UserError: nothing there, or a file is missing or broken.
+    """
+    with _opened(Path(path)) as (names, read):
+        stems = sorted({m[1] for n in names if (m := re.fullmatch(r"(?:.*/)?(\d{6})_seg\.png", n))})
+        if not stems:
+            raise UserError(f"no 000000_seg.png in {path}; FaceSynthetics: {DOWNLOAD}")
+        reader = _Reader(names, read, str(path))
+        for stem in stems[:limit]:
+            yield stem, reader.picture(stem), reader.points(stem)
+
+
 def regions_from_classes(classes: UInt8[ndarray, "h w"]) -> UInt8[ndarray, "h w"]:
     """Our region ids (h, w) from the official class ids; 255 stays `IGNORE`.
 
@@ -124,14 +141,19 @@ class _Reader:
 
     def item(self, stem: str) -> tuple[ndarray, ndarray]:
         """Picture and region map of one portrait."""
-        suffix = ".png" if f"{stem}.png" in self._by_file else ".jpg"
-        image = self._picture(f"{stem}{suffix}", "RGB")
+        image = self.picture(stem)
         regions = regions_from_classes(self._picture(f"{stem}_seg.png", "L"))
         if image.shape[:2] != regions.shape:
             raise UserError(f"{stem} in {self._where}: picture and segmentation differ in size")
-        return cut_portrait(image, regions, self._landmarks(stem))
+        return cut_portrait(image, regions, self.points(stem))
 
-    def _landmarks(self, stem: str) -> ndarray:
+    def picture(self, stem: str) -> ndarray:
+        """(h, w, 3) uint8."""
+        suffix = ".png" if f"{stem}.png" in self._by_file else ".jpg"
+        return self._picture(f"{stem}{suffix}", "RGB")
+
+    def points(self, stem: str) -> ndarray:
+        """(70, 2) px."""
         if f"{stem}_ldmks.txt" not in self._by_file and self._points is not None:
             return self._points[int(stem)]
         text = self._bytes(f"{stem}_ldmks.txt").decode("ascii", "replace")

@@ -62,9 +62,11 @@ class SyntheticConfig:
         camera: "perspective", scaled "orthographic", or "both" in equal parts.
         frames: images in a row that show one person: the same identity, skin, hair, beard, hat
             and glasses in other poses, expressions, places and light. Divides `shard_size`.
+        lids: share of the faces whose lids are drawn anew, evenly from open to shut; of the
+            others about one in fifty has shut eyes.
 
     Raises:
-        UserError: `frames` is not positive or does not divide `shard_size`.
+        UserError: `frames` is not positive or does not divide `shard_size`, or `lids` is no share.
     """
 
     family: Family = "open"
@@ -76,9 +78,12 @@ class SyntheticConfig:
     bank_size: int = 60
     camera: CameraChoice = "perspective"
     frames: int = 1
+    lids: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse people whose images would lie in two shards."""
+        """Refuse people whose images would lie in two shards, and shares that are none."""
+        if not 0 <= self.lids <= 1:
+            raise UserError(f"lids is {self.lids:g}; it is a share of the faces, from 0 to 1")
         if self.frames < 1:
             raise UserError(f"frames is {self.frames}; a person has at least one image")
         if self.shard_size % self.frames:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lifemask.facemodel import load_face_model
 from lifemask.faces.crop import Box, crop_square
+from lifemask.faces.eyes import cut_eye, eye_places, load_eyes
 from lifemask.faces.landmarker import load_landmarker
 from lifemask.faces.parsing import EXPAND, load_parser
 from lifemask.graphics.camera import project
@@ -37,6 +38,7 @@ Family = Literal["open", "research"]
 BATCHES = (1, 2, 5)
 TOLERANCES: dict[str, dict[str, float]] = {
     "landmarker": {"crop px": 0.01},
+    "eyes": {"opening": 1e-3, "degrees": 0.05},
     "parser": {"probability": 1e-3},
     "dasl": {"degrees": 0.02, "mm": 0.02},
     "pgn": {"degrees": 0.02, "mm": 0.02},
@@ -128,7 +130,7 @@ class EngineCase:
 @torch.no_grad()
 def engine_differences(case: EngineCase) -> Iterator[EngineDifference]:
     """The largest differences between the engines, output by output."""
-    for compare in (_landmarker, _parser, _dasl, _pgn, _retexture, _rafare):
+    for compare in (_landmarker, _eyes, _parser, _dasl, _pgn, _retexture, _rafare):
         name = compare.__name__.removeprefix("_")
         for unit, value in compare(case).items():
             yield EngineDifference(name, unit, value)
@@ -138,6 +140,26 @@ def _landmarker(case: EngineCase) -> dict[str, float]:
     both = [load_landmarker(case.family, engine) for engine in ENGINES]
     crops = case.crops(both[0].size)
     return {"crop px": _worst(both, lambda one, n: one.predict_crops(crops[:n]), _apart)}
+
+
+def _eyes(case: EngineCase) -> dict[str, float]:
+    both = [load_eyes(engine).network for engine in ENGINES]
+    points = case.model.landmarks(case.geometry.vertices_mm, "ict68")
+    places = eye_places(project(points, case.geometry.camera), load_eyes().template_mm)
+    shown = [cut_eye(case.image, place, margin) for margin in (1.0, 1.1, 1.2) for place in places]
+    crops = np.stack(shown).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    directions = np.array([place.direction for place in places] * 3, np.float32)
+
+    def ask(network: Any, count: int) -> Tensor:
+        return torch.from_numpy(network(crops[:count], directions[:count]))
+
+    def opening(one: Tensor, other: Tensor) -> float:
+        return _apart(one[:, 0], other[:, 0])
+
+    def degrees(one: Tensor, other: Tensor) -> float:
+        return _apart(one[:, 1:3], other[:, 1:3])
+
+    return {"opening": _worst(both, ask, opening), "degrees": _worst(both, ask, degrees)}
 
 
 def _parser(case: EngineCase) -> dict[str, float]:

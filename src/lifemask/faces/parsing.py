@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -12,13 +13,14 @@ from numpy import ndarray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lifemask.assets import network_card
+from lifemask.assets import network_card, weights_folder
 from lifemask.facemodel.landmarks import convert
 from lifemask.faces.crop import Box, crop_square, square_box
 from lifemask.faces.landmarker import face_square, quarter_turns
 from lifemask.nn.shipped import Engine, load_network, with_weights
 from lifemask.types import REGION_NAMES, Face, Landmarks
 
+log = logging.getLogger(__name__)
 Family = Literal["open", "research"]
 UNKNOWN = 255  # id of pixels outside the parsed square
 EXPAND = 1.25  # side of the parsed square in units of the landmark square, as in training
@@ -193,6 +195,15 @@ def load_parser(family: Family = "open", engine: Engine = "onnx", threads: int =
     card = network_card(name)
     network = load_network(name, engine, ("crops",), threads, lambda: _module(name, card))
     return Parser(network, int(card["size"]), family)
+
+
+def find_parser(family: Family, engine: Engine, threads: int) -> Parser | None:
+    """The shipped parser; None where its weights are not installed."""
+    suffix = "onnx" if engine == "onnx" else "safetensors"
+    if not (weights_folder() / f"parser-{family}.{suffix}").is_file():
+        log.info("no weights of a parser: what hides the face is told by its colours alone")
+        return None
+    return load_parser(family, engine, threads)
 
 
 def _square(face: Face | Landmarks | Box) -> tuple[tuple[tuple[float, float], float], int]:

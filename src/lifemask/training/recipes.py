@@ -179,6 +179,7 @@ RECIPES = {
     "parser": "lifemask.training.parser_trainable:TRAINABLE",
     "albedo-prior": "lifemask.training.albedo_prior:TRAINABLE",
     "retexture": "lifemask.training.retexture:TRAINABLE",
+    "eyes": "lifemask.training.eyes:TRAINABLE",
     "rafare-base": "lifemask.training.rafare:BASE",
     "rafare-fine": "lifemask.training.rafare:FINE",
     "rafare-normals": "lifemask.training.rafare:NORMALS",

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from lifemask.faces.choice import MIN_FACE_PX, side_px
 from lifemask.faces.crop import Box
+from lifemask.faces.eyes import EyeReader
 from lifemask.methods._crops import first_place
 from lifemask.types import Face
 from lifemask.video.reading import LEAST_SCORE, FaceReader, Reading, sharpness
@@ -48,7 +50,9 @@ class Candidate:
 
 @dataclass
 class Trail:
-    """What was seen of one person; rows are points (3 p), log beta (p), expression (e).
+    """What was seen of one person; rows are points (3 p), log beta (p), expression (e), eyes (12).
+
+    Without an eye reader the eyes are left out.
 
     Attributes:
         number: of the person.
@@ -87,11 +91,12 @@ class Follower:
         config: of the tracker.
         identity_frames: how many candidates each person keeps.
         fps: of the clip, for how often the thorough detector may look.
+        eyes: reads lids and gaze; None leaves them to the network.
 
     Attributes:
         trails: what was seen of each person, by number.
         cuts: frames at which a new scene begins.
-        seconds: spent on "detect", "read", "other".
+        seconds: spent on "detect", "read", "eyes", "other".
     """
 
     def __init__(
@@ -101,8 +106,9 @@ class Follower:
         config: TrackerConfig,
         identity_frames: int = 12,
         fps: float = 25.0,
+        eyes: EyeReader | None = None,
     ) -> None:
-        self.reader, self.detectors = reader, detectors
+        self.reader, self.detectors, self.eyes = reader, detectors, eyes
         self.tracker = BoxTracker(config)
         self.trails: dict[int, Trail] = {}
         self.cuts: list[int] = []
@@ -118,7 +124,7 @@ class Follower:
     def __call__(self, image: Rgb) -> Mapping[int, Reading]:
         """Take in the next frame; readings of the people in it, by number."""
         began = time.perf_counter()
-        spent = self.seconds["detect"] + self.seconds["read"]
+        spent = self._spent()
         self.frame += 1
         cut = self._is_cut(image)
         followed = {} if cut else self._follow(image)
@@ -143,9 +149,12 @@ class Follower:
         for number, reading in now.items():
             self._keep(number, reading, image)
         self._latest = now
-        spent = self.seconds["detect"] + self.seconds["read"] - spent
+        spent = self._spent() - spent
         self.seconds["other"] += time.perf_counter() - began - spent
         return now
+
+    def _spent(self) -> float:
+        return sum(self.seconds[name] for name in ("detect", "read", "eyes"))
 
     def _follow(self, image: Rgb) -> dict[int, Reading]:
         """Readings of the active people at the places of the frame before."""
@@ -217,7 +226,12 @@ class Follower:
         return bool(change > 2 * CUT_CHANGE or (change > CUT_CHANGE and level > 0.1))
 
     def _keep(self, number: int, reading: Reading, image: Rgb) -> None:
-        parts = (reading.points_px, reading.log_beta, reading.expression)
+        parts: tuple[np.ndarray, ...] = (reading.points_px, reading.log_beta, reading.expression)
+        if self.eyes is not None:
+            start = time.perf_counter()
+            read = self.eyes(image, torch.from_numpy(reading.points_px[:68]))
+            parts += tuple(vars(read).values())
+            self.seconds["eyes"] += time.perf_counter() - start
         if number not in self.trails:
             self.trails[number] = Trail(number, RowStore(sum(p.size for p in parts)))
         trail = self.trails[number]

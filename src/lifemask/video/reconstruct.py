@@ -14,8 +14,10 @@ from jaxtyping import Float, UInt8
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.choice import NoFaceError
 from lifemask.faces.detect import DetectorConfig, load_detector
+from lifemask.faces.eyes import load_eyes
 from lifemask.graphics.camera import orthographic_camera
 from lifemask.head import Head
+from lifemask.methods._eyes import EyeReadings, has_lids, moved_expressions
 from lifemask.methods._stage import FaceInput
 from lifemask.nn.parametric import LENGTH_MM
 from lifemask.pipeline import Pipeline, PipelineConfig
@@ -78,6 +80,7 @@ class VideoReconstructor:
                 method=config.method,
                 texture=config.texture,
                 refine=config.refine,
+                eyes=config.eyes,
                 threads=config.threads,
             )
         )
@@ -86,6 +89,8 @@ class VideoReconstructor:
             config.method, config.weights, self.model, flip=config.flip, threads=config.threads
         )
         self.detectors = detectors or _detectors(config.threads)
+        reads = config.eyes and has_lids(self.model)
+        self.eyes = load_eyes(threads=config.threads) if reads else None
 
     def __call__(self, clip: Clip, on_frame: Told | None = None) -> VideoResult:
         """Everybody in a clip, read once from its start to its end.
@@ -128,6 +133,7 @@ class VideoReconstructor:
             _with_gap(config, gap),
             config.identity_frames,
             clip.fps,
+            self.eyes,
         )
         began = time.perf_counter()
         for image in clip.frames():
@@ -178,11 +184,12 @@ class VideoReconstructor:
         parts: list[tuple[Poses, np.ndarray, np.ndarray]] = []
         for start in range(0, trail.rows.count, 1024):
             rows = trail.rows.read(start, start + 1024)
-            points, log_beta, expression = np.split(rows, [3 * count, 4 * count], axis=1)
-            assert expression.shape[1] == expressions
+            ends = [3 * count, 4 * count, 4 * count + expressions]
+            points, log_beta, expression, eyes = np.split(rows, ends, axis=1)
             points = points.reshape(-1, count, 3)
             poses = solve_poses(self.reader, identity, points, log_beta, expression)
-            parts.append((poses, expression.copy(), np.exp(log_beta.mean(1))))
+            seen = self._with_eyes(identity, expression, eyes)
+            parts.append((poses, seen, np.exp(log_beta.mean(1))))
         poses = Poses(
             np.concatenate([p.rotation for p, _, _ in parts]),
             np.concatenate([p.scale for p, _, _ in parts]),
@@ -190,6 +197,28 @@ class VideoReconstructor:
         )
         doubt = np.concatenate([d for _, _, d in parts])
         return poses, np.concatenate([e for _, e, _ in parts]), doubt / np.median(doubt)
+
+    def _with_eyes(
+        self, identity: torch.Tensor, expression: np.ndarray, eyes: np.ndarray
+    ) -> Float[np.ndarray, "t e"]:
+        """Expressions with what was read of the eyes; as they are where nothing was."""
+        if not eyes.shape[1]:
+            return expression.copy()
+        readings = EyeReadings.of_rows(eyes.astype(np.float64))
+        points = self._points68(identity, expression)
+        moved = moved_expressions(readings, points, expression, self.model, identity)
+        return moved.astype(np.float32)
+
+    def _points68(
+        self, identity: torch.Tensor, expression: np.ndarray
+    ) -> Float[np.ndarray, "t 68 3"]:
+        """The "ict68" points of heads with one identity, mm."""
+        found = []
+        for given in torch.from_numpy(expression).split(64):
+            with torch.no_grad():
+                vertices = self.model(identity.expand(len(given), -1), given)
+            found.append(self.model.landmarks(vertices, "ict68").double().numpy())
+        return np.concatenate(found)
 
     def _origin(
         self, rotation: np.ndarray, scale: np.ndarray, pivot_px: np.ndarray
@@ -204,18 +233,10 @@ class VideoReconstructor:
     ) -> Float[np.ndarray, "t 68 2"]:
         """Landmarks of each frame by itself; NaN in gaps."""
         result = np.full((len(seen), 68, 2), np.nan)
-        found = []
-        for start in range(0, len(expression), 64):
-            part = slice(start, start + 64)
-            given = torch.from_numpy(expression[part])
-            with torch.no_grad():
-                vertices = self.model(identity.expand(len(given), -1), given)
-            points = self.model.landmarks(vertices, "ict68").double().numpy()
-            turned = points @ poses.rotation[part].transpose(0, 2, 1)
-            flat = turned[..., :2] * [1, -1] * poses.scale[part, None, None]
-            origin = self._origin(poses.rotation[part], poses.scale[part], poses.pivot_px[part])
-            found.append(flat + origin[:, None])
-        result[seen] = np.concatenate(found)
+        turned = self._points68(identity, expression) @ poses.rotation.transpose(0, 2, 1)
+        flat = turned[..., :2] * [1, -1] * poses.scale[:, None, None]
+        origin = self._origin(poses.rotation, poses.scale, poses.pivot_px)
+        result[seen] = flat + origin[:, None]
         return result
 
     def _head(self, trail: Trail, identity: torch.Tensor, clip: Clip) -> Head:

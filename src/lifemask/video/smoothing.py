@@ -29,6 +29,8 @@ STRIDES = (1, 2, 4)
 """Frames between those that tell whether something moves."""
 _MAD = 1.4826  # median absolute deviation to standard deviation, normal distribution
 _FLOOR = 1e-5
+_LEAST_EXPRESSION = 2e-3
+"""Standard deviation that an expression has at least: many rest at exactly 0 but for a moment."""
 
 
 @dataclass(frozen=True)
@@ -274,8 +276,8 @@ def _smooth_offline(motion: Motion, config: SmootherConfig) -> Motion:
     parts = (turn, motion.log_scale[:, None], motion.position, motion.expression)
     values = np.concatenate([np.asarray(part, np.float64) for part in parts], 1)
     values = _held(values, motion.seen)
-    noise = noise_variance(values, motion.seen)
-    noise = _shared(noise)
+    noise = _shared(noise_variance(values, motion.seen))
+    noise[6:] = np.maximum(noise[6:], _LEAST_EXPRESSION**2)
     process = _shared(process_noise(values, noise, motion.seen, config))
     spread = noise * motion.doubt[:, None] ** 2
     spread = np.where(motion.seen[:, None], spread, np.inf)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lifemask.apps import session
+from lifemask.apps.commands.reconstruct import Eyes
 
 if TYPE_CHECKING:
     from lifemask.video import VideoConfig, VideoResult
@@ -61,6 +62,7 @@ def video(
         bool,
         typer.Option("--refine/--no-refine", help="Refine the pose of the frame for the texture."),
     ] = True,
+    eyes: Eyes = True,
     overlay: Annotated[
         bool, typer.Option("--overlay/--no-overlay", help="Draw the heads over the clip.")
     ] = True,
@@ -81,7 +83,7 @@ def video(
     check_folder(out, overwrite)
     if overlay:
         load_ffmpeg()
-    config = _config(method, weights, smooth, people, fast, texture, refine, threads)
+    config = _config(method, weights, smooth, people, fast, texture, refine, threads, eyes)
     opened = open_clip(clip, fps)
     start = time.perf_counter()
     with _bar("frames", opened.expected) as told:
@@ -96,7 +98,7 @@ def video(
 
 def _config(
     method: str, weights: str, smooth: str, people: int, fast: bool, texture: str, refine: bool,
-    threads: int,
+    threads: int, eyes: bool,
 ) -> VideoConfig:  # fmt: skip
     from lifemask.pipeline_config import check_choice
     from lifemask.video.smoothing import MODES, SmootherConfig
@@ -114,6 +116,7 @@ def _config(
         smoother=SmootherConfig(mode=smooth),  # pyright: ignore[reportArgumentType]
         texture=texture,
         refine=refine,
+        eyes=eyes,
     )
 
 

@@ -148,7 +148,7 @@ class Workshop:
         pipeline = Pipeline(config)
         for (_, family), other in self._pipelines.items():
             if family == weights and isinstance(other, Pipeline):
-                shared = ("detector", "landmarker", "parser", "model", "retexturer")
+                shared = ("detector", "landmarker", "eye_reader", "parser", "model", "retexturer")
                 have = {name: vars(other)[name] for name in shared if name in vars(other)}
                 vars(pipeline).update(have)
                 break

@@ -1,0 +1,241 @@
+"""Eyes from close up: how far their lids are open and where they look, from a photo's own pixels.
+
+A face crop of 112 px shows an eye in a dozen pixels, too few to tell a shut lid from an open one.
+Here each eye is cut out upright at 64 x 48 px, the subject's left one mirrored, and read by a small
+network; eyes that are hard to see take from the other one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from lifemask.faces.crop import crop_square
+from lifemask.graphics.pose import procrustes_camera
+from lifemask.nn.eye_net import EyeExport, EyeNet, EyeNetConfig, config_from_dict
+from lifemask.nn.shipped import Engine, described, load_network, with_weights
+
+WIDTH, HEIGHT = 64, 48
+"""Columns and rows of an eye's crop."""
+ACROSS_MM = 44.0
+"""Width of the crop on a head of average size; an eye is about 30 mm wide."""
+NAME = "eyes-open"
+STABLE = (*range(27, 36), 36, 39, 42, 45)
+"""Points of the nose and corners of the eyes, which no expression moves far: they tell the pose.
+All sets of 68 points of the default head have them in common."""
+LIDS = (slice(42, 48), slice(36, 42))
+"""Points of a set of 68 of the eye at +x and of the eye at -x: six each, from corner to corner."""
+TOGETHER_OPENING, TOGETHER_DEG = 0.035, 4.0
+"""Standard deviation of the difference between both eyes' opening, and of their pitch and yaw."""
+
+
+@dataclass(frozen=True)
+class EyePlace:
+    """Where an eye lies in a photo.
+
+    Attributes:
+        center_px: (u, v) of the middle between its corners.
+        px_per_mm: photo px per mm of the head.
+        up: (2,) unit, image direction (u, v) of the head's up.
+        mirror: the eye is the one at +x, whose crop is mirrored.
+        direction: (3,) unit, towards the camera in the head's frame, mirrored alike.
+    """
+
+    center_px: tuple[float, float]
+    px_per_mm: float
+    up: tuple[float, float]
+    mirror: bool
+    direction: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class EyeReading:
+    """What the crops of a face's two eyes say; the eye at +x first, then the eye at -x.
+
+    Attributes:
+        opening: (2,) `lid_opening`: about 0.3 open, below 0.1 shut.
+        gaze_deg: (2, 2) pitch (up is positive) and yaw (towards +x) in the head's frame.
+        opening_sigma: (2,) standard deviation.
+        gaze_sigma_deg: (2, 2) standard deviation.
+    """
+
+    opening: Float[np.ndarray, "2"]
+    gaze_deg: Float[np.ndarray, "2 2"]
+    opening_sigma: Float[np.ndarray, "2"]
+    gaze_sigma_deg: Float[np.ndarray, "2 2"]
+
+
+class EyeNetwork(Protocol):
+    """Crops and directions to raw numbers, whatever runs the network; see `nn.eye_net`."""
+
+    def __call__(
+        self, crops: Float[np.ndarray, "b 3 h w"], directions: Float[np.ndarray, "b 3"], /
+    ) -> Float[np.ndarray, "b 6"]:
+        """(opening, pitch, yaw, and their standard deviations) of float32 crops in [0, 1]."""
+        ...
+
+
+def lid_opening(points: Float[Tensor, "*b 68 d"]) -> Float[Tensor, "*b 2"]:
+    """Distance of the lids over the width of the eye, of the eye at +x and of the one at -x.
+
+    Args:
+        points: "ict68" in any frame; in three dimensions the value does not depend on the pose.
+
+    Source: Soukupova and Cech, "Real-time eye blink detection using facial landmarks", 2016.
+    """
+    each = []
+    for part in LIDS:
+        a, b, c, d, e, f = points[..., part, :].unbind(-2)
+        height = (b - f).norm(dim=-1) + (c - e).norm(dim=-1)
+        each.append(height / (2 * (a - d).norm(dim=-1)).clamp_min(1e-6))
+    return torch.stack(each, -1)
+
+
+def eye_places(
+    points_px: Float[Tensor, "68 3"], template_mm: Float[Tensor, "s 3"]
+) -> tuple[EyePlace, EyePlace]:
+    """Where both eyes of a face lie: the one at +x, the one at -x.
+
+    Args:
+        points_px: a set of 68 in photo px, (u, v, w).
+        template_mm: `STABLE` points of a head of average shape, model frame.
+
+    Raises:
+        ValueError: points that are not finite.
+    """
+    if not torch.isfinite(points_px).all():
+        raise ValueError("landmarks of an eye must be finite")
+    points = points_px.detach().cpu().float()
+    camera = procrustes_camera(template_mm, points[list(STABLE)])
+    rotation, scale = camera.rotation.numpy(), float(camera.scale)
+    up = np.array([rotation[0, 1], -rotation[1, 1]])
+    length = float(np.linalg.norm(up))
+    up = up / length if length > 1e-3 else np.array([0.0, -1.0])
+    places = []
+    for part, mirror in zip(LIDS, (True, False), strict=True):
+        corners = points[part][[0, 3], :2].mean(0)
+        x, y, z = (float(v) for v in rotation[2])
+        places.append(
+            EyePlace(
+                (float(corners[0]), float(corners[1])),
+                scale,
+                (float(up[0]), float(up[1])),
+                mirror,
+                (-x if mirror else x, y, z),
+            )
+        )
+    return places[0], places[1]
+
+
+def cut_eye(
+    image: UInt8[np.ndarray, "h w 3"], place: EyePlace, margin: float = 1.0, size: int = WIDTH
+) -> UInt8[np.ndarray, "r c 3"]:
+    """The crop of an eye, upright, antialiased; the border colour continues outside the photo.
+
+    Args:
+        image: photo, (H, W, 3) uint8 RGB.
+        place: of the eye.
+        margin: width shown, in `ACROSS_MM`.
+        size: columns; the rows are three quarters of them.
+    """
+    from PIL import Image
+
+    columns, rows = size, size * HEIGHT // WIDTH
+    width_px = margin * ACROSS_MM * place.px_per_mm
+    side = 1.3 * width_px
+    taken = max(8, min(math.ceil(side), math.ceil(1.3 * columns * 1.4)))
+    patch = (crop_square(image, place.center_px, side, taken).image * 255).round().byte()
+    # from a place in the crop to one in the patch, both counted from the corner of a pixel
+    step = width_px / columns * taken / side
+    up = np.array(place.up)
+    right = np.array([-up[1], up[0]]) * (-1.0 if place.mirror else 1.0)
+    across, down = right * step, -up * step
+    start = taken / 2 - across * columns / 2 - down * rows / 2
+    data = (across[0], down[0], start[0], across[1], down[1], start[1])
+    picture = Image.fromarray(patch.permute(1, 2, 0).numpy())
+    turned = picture.transform(
+        (columns, rows), Image.Transform.AFFINE, data, Image.Resampling.BICUBIC
+    )
+    return np.asarray(turned)
+
+
+class EyeReader:
+    """Reads a face's eyes; made by `load_eyes`.
+
+    Args:
+        network: crops to numbers.
+        template_mm: (s, 3) `STABLE` points of the head that the crops were framed by.
+    """
+
+    def __init__(self, network: EyeNetwork, template_mm: Float[Tensor, "s 3"]) -> None:
+        self.network = network
+        self.template_mm = template_mm
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "h w 3"], points_px: Float[Tensor, "68 3"]
+    ) -> EyeReading:
+        """The eyes of a face.
+
+        Args:
+            image: photo, (H, W, 3) uint8 RGB.
+            points_px: a set of 68 of the face in photo px, (u, v, w).
+
+        Raises:
+            ValueError: points that are not finite.
+        """
+        places = eye_places(points_px, self.template_mm)
+        crops = np.stack([cut_eye(image, place) for place in places])
+        pixels = crops.transpose(0, 3, 1, 2).astype(np.float32) / 255
+        directions = np.array([place.direction for place in places], np.float32)
+        return together(self.network(pixels, directions))
+
+
+def together(raw: Float[np.ndarray, "2 6"]) -> EyeReading:
+    """The network's numbers of both eyes as one reading: a doubtful eye follows the other one.
+
+    Each eye's value is its own, weighed by its certainty, and the other eye's, which is as certain
+    as that eye and as alike as eyes are (`TOGETHER_OPENING`, `TOGETHER_DEG`).
+
+    Args:
+        raw: of the eye at +x, mirrored, and of the eye at -x.
+    """
+    raw = raw.astype(np.float64)
+    value, sigma = raw[:, :3].copy(), raw[:, 3:]
+    value[0, 2] *= -1  # the mirrored eye looks the other way
+    apart = np.array([TOGETHER_OPENING, TOGETHER_DEG, TOGETHER_DEG])
+    own, other = sigma**-2, 1 / (sigma[::-1] ** 2 + apart**2)
+    joint = (own * value + other * value[::-1]) / (own + other)
+    spread = (own + other) ** -0.5
+    return EyeReading(joint[:, 0], joint[:, 1:], spread[:, 0], spread[:, 1:])
+
+
+def load_eyes(engine: Engine = "onnx", threads: int = 1) -> EyeReader:
+    """The shipped reader; it learned from CC0 sources alone and serves both families.
+
+    Args:
+        engine: "onnx" (onnxruntime) or "torch".
+        threads: of the engine; 0 lets it choose.
+
+    Raises:
+        AssetError: the weights are missing or damaged.
+        ValueError: an unknown engine.
+    """
+    template, config = described(NAME, _described)
+    inputs = ("crops", "directions")
+    network = load_network(NAME, engine, inputs, threads, lambda: _module(config))
+    return EyeReader(network, template)
+
+
+def _described(card: dict[str, Any]) -> tuple[Tensor, EyeNetConfig]:
+    """Template and sizes of a card."""
+    return torch.tensor(card["template_mm"]).reshape(len(STABLE), 3), config_from_dict(card)
+
+
+def _module(config: EyeNetConfig) -> nn.Module:
+    return EyeExport(with_weights(EyeNet(config), NAME))
