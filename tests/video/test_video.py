@@ -16,7 +16,7 @@ from lifemask.assets import UserError
 from lifemask.facemodel import load_face_model
 from lifemask.graphics.camera import default_focal_px, project
 from lifemask.graphics.meshio import pose_at, read_animation, read_glb
-from lifemask.video import VideoConfig, VideoReconstructor, open_clip
+from lifemask.video import SmootherConfig, VideoConfig, VideoReconstructor, open_clip
 from lifemask.video.outputs import track_text, write_video
 from lifemask.video.store import RowStore
 from lifemask.video.types import PersonTrack, VideoResult
@@ -192,3 +192,30 @@ def test_rows_come_back_from_the_disk() -> None:
     with pytest.raises(ValueError, match="3 numbers"):
         store.append((rows[0], rows[0]))
     store.close()
+
+
+def test_blinks_of_a_clip_become_blinks_of_the_track(monkeypatch):
+    """What the reader sees in each frame moves the lids of that frame, and of no other."""
+    from lifemask.faces.eyes import EyeReading
+
+    frames = [frame(k) for k in range(24)]
+    count = 0
+
+    class Blinker:
+        def __call__(self, image, points):
+            nonlocal count
+            count += 1
+            level = 0.04 if 12 <= count <= 16 else 0.3
+            sure = np.full(2, 1e-3), np.full((2, 2), 1e-2)
+            return EyeReading(np.full(2, level), np.zeros((2, 2)), *sure)
+
+    smoother = SmootherConfig(mode="none")
+    config = VideoConfig(texture="none", refine=False, smoother=smoother)
+    video = VideoReconstructor(config)
+    video.eyes = Blinker()  # pyright: ignore[reportAttributeAccessIssue]
+    (person,) = video(open_clip(frames, 25.0)).people
+    column = person.model.expression_names.index("eyeBlinkLeft")
+    blink = person.expression[:, column]
+    assert count == len(person) == 24
+    # a smile lifts the lower lids, so that they meet before the upper ones are all the way down
+    assert (blink[11:16] > 0.6).all() and (np.delete(blink, range(11, 16)) < 0.3).all()

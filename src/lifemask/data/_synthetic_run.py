@@ -369,7 +369,7 @@ def _open_manifest(job: RenderJob) -> dict[str, Any]:
             )
         return _manifest(job, settings, __version__)
     old = shards.read_manifest(job.folder)
-    known = {"frames": 1} | old.get("settings", {})
+    known = {"frames": 1, "lids": 0.0} | old.get("settings", {})
     names = [k for k in sorted(known.keys() | settings) if known.get(k) != settings.get(k)]
     wrong = [f"{k} {known.get(k)!r}, now {settings.get(k)!r}" for k in names]
     if wrong:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.gaze import SIDES, look_activations
-from lifemask.faces.eyes import EyeReader, EyeReading, lid_opening
+from lifemask.faces.eyes import LIDS, EyeReader, EyeReading, lid_opening
 from lifemask.graphics.camera import project
 from lifemask.types import Geometry
 
@@ -25,6 +25,8 @@ OWN_OPENING, OWN_GAZE_DEG = 0.12, 12.0
 SHUT, AJAR = 0.085, 0.14
 """Openings below the first count as shut; between the two they are stretched to meet it: a slit
 that is left of a shut eye looks wrong, and nobody holds the lids like that."""
+MOST_OVERLAP = 0.05
+"""How far lids that press on each other may overlap; a blink with the eyes cast down would more."""
 BLINK_STEPS = 17
 WIDE_MARGIN = 0.5
 """Standard deviations by which an eye must be opener than at rest before it counts as wide."""
@@ -127,12 +129,14 @@ def moved_expressions(
     gaze = _joined(
         readings.gaze_deg, readings.gaze_sigma_deg, gaze_of(expression, names), OWN_GAZE_DEG
     )
-    for index, value in look_activations(gaze, names).items():
-        result[:, index] = value
-    if not lids:
-        return result
     own = lid_opening(torch.from_numpy(points_mm)).numpy()
     wanted = _joined(readings.opening, readings.opening_sigma, own, OWN_OPENING)
+    awake = np.clip((wanted - SHUT) / (AJAR - SHUT), 0, 1)
+    for index, value in look_activations(gaze, names).items():
+        seen = awake[:, SIDES.index("Right" if names[index].endswith("Right") else "Left")]
+        result[:, index] = value * (seen if lids else 1.0)
+    if not lids:
+        return result
     for k, side in enumerate(SIDES):
         blink, squint, wide = (
             names.index(f"eye{shape}{side}") for shape in ("Blink", "Squint", "Wide")
@@ -141,11 +145,11 @@ def moved_expressions(
         tried = np.repeat(result[:, None], path.shape[1], 1)
         tried[..., [blink, squint, wide]] = path
         points = points_mm[:, None] + np.einsum("tne,elc->tnlc", tried - given[:, None], deltas)
-        openings = lid_opening(torch.from_numpy(points)).numpy()[..., k]
+        openings = _signed_opening(points)[..., k]
         rest = openings[:, BLINK_STEPS - 1]
         margin = WIDE_MARGIN * readings.opening_sigma[:, k]
         aim = np.where(wanted[:, k] > rest, np.maximum(wanted[:, k] - margin, rest), wanted[:, k])
-        tightest = openings[:, 0]
+        tightest = np.maximum(openings[:, 0], -MOST_OVERLAP)
         pulled = tightest + (aim - SHUT) * (AJAR - tightest) / (AJAR - SHUT)
         aim = np.where(aim < AJAR, np.maximum(pulled, tightest), aim)
         result[:, [blink, squint, wide]] = _reached(path, openings, aim)
@@ -167,6 +171,14 @@ def lid_path(squint: Float[ndarray, " t"]) -> Float[ndarray, "t n 3"]:
     steps[:, BLINK_STEPS : BLINK_STEPS + len(relaxed), 1] = squint[:, None] * relaxed
     steps[:, BLINK_STEPS + len(relaxed) :, 2] = wide
     return steps
+
+
+def _signed_opening(points_mm: Float[ndarray, "*t 68 3"]) -> Float[ndarray, "*t 2"]:
+    """`lid_opening`, below 0 where the upper lid has passed the lower one."""
+    unsigned = lid_opening(torch.from_numpy(points_mm)).numpy()
+    up = [points_mm[..., part, 1] for part in LIDS]
+    rise = [y[..., 1] + y[..., 2] - y[..., 4] - y[..., 5] for y in up]
+    return unsigned * np.sign(np.stack(rise, -1))
 
 
 def _reached(path: ndarray, openings: ndarray, aim: ndarray) -> Float[ndarray, "t 3"]:

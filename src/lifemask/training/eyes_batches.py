@@ -205,7 +205,7 @@ def in_shadow(
     pen = ImageDraw.Draw(mask)
     pen.polygon([(float(x), float(y)) for x, y in lids], fill=255)
     if rng.random() < 0.35:
-        depth = float(lids[:, 1].mean() + rng.uniform(-1, 5))
+        depth = max(float(lids[:, 1].mean() + rng.uniform(-1, 5)), 0.0)
         pen.rectangle((0, -1, columns, depth), fill=round(255 * rng.uniform(0.3, 1)))
     soft = mask.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 2.5)))
     share = np.asarray(soft, np.float32)[..., None] / 255
@@ -225,7 +225,7 @@ def behind_glass(
     half = np.array([rng.uniform(0.22, 0.5) * columns, rng.uniform(0.2, 0.45) * rows])
     middle = np.array([columns, rows]) * rng.uniform(0.42, 0.58, 2)
     box = (*(middle - half), *(middle + half))
-    radius = float(rng.uniform(0.2, 1.0) * half.min())
+    radius = float(rng.uniform(0.2, 0.9) * half.min())
     pen.rounded_rectangle(box, radius, fill=round(255 * rng.uniform(0.8, 1.0)))
     alpha = np.asarray(mask, np.float32)[..., None] / 255
     top, bottom = rng.uniform(0, 1, 2) ** 2 * (80 if rng.random() < 0.7 else 230)

@@ -67,6 +67,9 @@ def synth(
     frames: Annotated[
         int, typer.Option(min=1, help="Images in a row of one person; divides the shard size.")
     ] = 1,
+    lids: Annotated[
+        float, typer.Option(help="Share of faces with lids drawn anew, from open to shut.")
+    ] = 0.0,
 ) -> None:
     """Render labelled faces; goes on where an earlier run of the same settings stopped."""
     from lifemask.data._synthetic_run import RenderJob, run
@@ -85,6 +88,7 @@ def synth(
         shard_size=shard_size,
         bank_size=bank_size,
         frames=frames,
+        lids=lids,
     )
     job = RenderJob(
         config=config,
