@@ -36,7 +36,7 @@ from provenance import provenance
 
 STAGES = {
     "find_faces": "detect", "find_landmarks": "landmarks", "find_geometry": "geometry",
-    "find_regions": "regions", "refine": "refine", "dress": "texture",
+    "find_regions": "regions", "refine": "refine", "read_eyes": "eyes", "dress": "texture",
 }  # fmt: skip
 FORMATS = ("glb", "json", "png", "ply", "obj")
 DEFAULT_FORMATS = ("glb", "json", "png")
