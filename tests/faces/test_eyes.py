@@ -118,9 +118,11 @@ def test_a_doubtful_eye_follows_the_other_one():
 
 
 def test_a_wink_stays_a_wink():
-    shut, wide = np.array([0.05, 0, 0, 0.01, 1, 1]), np.array([0.33, 0, 0, 0.01, 1, 1])
+    shut, wide = np.array([0.05, 0, 0, 0.03, 1, 1]), np.array([0.33, 0, 0, 0.03, 1, 1])
     reading = together(np.stack((shut, wide)))
-    assert reading.opening[0] < 0.08 and reading.opening[1] > 0.3
+    assert reading.opening[0] < 0.07 and reading.opening[1] > 0.31
+    alike = together(np.array([[0.24, 0, 0, 0.03, 1, 1], [0.28, 0, 0, 0.03, 1, 1]]))
+    assert 0.245 < alike.opening[0] < alike.opening[1] < 0.275
 
 
 def test_the_mirrored_eye_looks_the_other_way():

@@ -200,7 +200,8 @@ def together(raw: Float[np.ndarray, "2 6"]) -> EyeReading:
     """The network's numbers of both eyes as one reading: a doubtful eye follows the other one.
 
     Each eye's value is its own, weighed by its certainty, and the other eye's, which is as certain
-    as that eye and as alike as eyes are (`TOGETHER_OPENING`, `TOGETHER_DEG`).
+    as that eye and as alike as eyes are (`TOGETHER_OPENING`, `TOGETHER_DEG`); or less, where two
+    sure eyes are further apart than that: a wink.
 
     Args:
         raw: of the eye at +x, mirrored, and of the eye at -x.
@@ -209,7 +210,8 @@ def together(raw: Float[np.ndarray, "2 6"]) -> EyeReading:
     value, sigma = raw[:, :3].copy(), raw[:, 3:]
     value[0, 2] *= -1  # the mirrored eye looks the other way
     apart = np.array([TOGETHER_OPENING, TOGETHER_DEG, TOGETHER_DEG])
-    own, other = sigma**-2, 1 / (sigma[::-1] ** 2 + apart**2)
+    wink = (value[0] - value[1]) ** 2 - (sigma**2).sum(0)
+    own, other = sigma**-2, 1 / (sigma[::-1] ** 2 + np.maximum(apart**2, wink))
     joint = (own * value + other * value[::-1]) / (own + other)
     spread = (own + other) ** -0.5
     return EyeReading(joint[:, 0], joint[:, 1:], spread[:, 0], spread[:, 1:])
