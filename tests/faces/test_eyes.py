@@ -1,10 +1,12 @@
 """Eyes from close up: where they are cut, what their lids measure, and how two eyes agree."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from lifemask.assets import AssetError, network_card
+from lifemask.assets import AssetError, weights_path
 from lifemask.facemodel import load_face_model
 from lifemask.faces.eyes import (
     ACROSS_MM,
@@ -148,9 +150,9 @@ def test_engines_of_the_shipped_reader_agree(model):
 
 
 def test_the_shipped_template_is_the_default_heads(model):
-    card = network_card("eyes-open")
-    assert card["tag"] == "open"
-    np.testing.assert_allclose(card["template_mm"], head(model)[list(STABLE)], atol=1e-3)
+    card = json.loads(weights_path("eyes-open").with_suffix(".json").read_text(encoding="utf-8"))
+    assert card["tag"] == "open" and card["licence"] == "Apache-2.0"
+    np.testing.assert_allclose(card["network"]["template_mm"], head(model)[list(STABLE)], atol=1e-3)
 
 
 def test_missing_weights_are_named(tmp_path, monkeypatch):
