@@ -11,6 +11,7 @@ from lifemask.apps.commands.reconstruct import (
     CameraName,
     Device,
     EngineName,
+    Eyes,
     Formats,
     Maps,
     MapSource,
@@ -45,6 +46,7 @@ def fit(
         float | None, typer.Option(help="Focal length of a pinhole camera in px of the photo.")
     ] = None,
     refine: Refine = True,
+    eyes: Eyes = True,
     device: Device = "cpu",
     engine: EngineName = "onnx",
     overwrite: Overwrite = False,
@@ -61,6 +63,7 @@ def fit(
         method=method,
         texture=texture,
         refine=refine,
+        eyes=eyes,
         device=device,
         engine=engine,  # pyright: ignore[reportArgumentType]
         fit=fitting,
