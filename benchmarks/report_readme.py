@@ -26,6 +26,9 @@ def method_rows(results: dict[str, Result]) -> list[list[str]]:
         ["[2DASL](docs/methods/dasl.md)", "pose, shape, expression", *landmarks("dasl-detector")],
         ["[fitter](docs/methods/fitting.md)", "the same, from landmarks", *landmarks("fit")],
     ]
+    shut, gaze = _eyes(results)
+    rows += [["[eyes](docs/eyes.md)", "lids, gaze", "shut eyes called shut (PGN alone)", *shut]]
+    rows += [["", "", "gaze, degrees (PGN alone)", *gaze]]
     light, gain = _appearance(results)
     name = "[re-renderable texture](docs/methods/retexture.md)"
     rows += [[name, "albedo without light", "light left in it, share of the photo's", *light]]
@@ -35,6 +38,16 @@ def method_rows(results: dict[str, Result]) -> list[list[str]]:
     rows += [[name, "surface without a model", "mm to the truth (PGN's head)", *surface]]
     rows += [["", "", "normals, degrees (PGN's head)", *normals]]
     return rows
+
+
+def _eyes(results: dict[str, Result]) -> tuple[list[str], list[str]]:
+    """Shut eyes and gaze with the eye reader and without; one file serves both families."""
+    if "eyes" not in results:
+        return ["-", "-"], ["-", "-"]
+    alone, read = results["eyes"]["renders"]["systems"]
+    shut = [f"{100 * row['shut, called shut']:.0f} %" for row in (read, alone)]
+    gaze = [f"{row['gaze_deg']['value']:.1f}" for row in (read, alone)]
+    return [f"{shut[0]} ({shut[1]})", "the same"], [f"{gaze[0]} ({gaze[1]})", "the same"]
 
 
 def peer_rows(published: Result, results: dict[str, Result]) -> list[list[str]]:
