@@ -137,7 +137,12 @@ class Photos:
         weights: Any = self.weights
         return Pipeline(
             PipelineConfig(
-                weights=weights, method=method, texture="none", refine=False, threads=self.threads
+                weights=weights,
+                method=method,
+                texture="none",
+                refine=False,
+                eyes=False,
+                threads=self.threads,
             )
         )
 
