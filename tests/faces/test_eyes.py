@@ -73,6 +73,21 @@ def test_places_follow_the_head(model):
     np.testing.assert_allclose(right.up, up / np.linalg.norm(up), atol=0.02)
 
 
+def test_the_rough_pose_is_procrustes(model):
+    """The same as the batched solver gives, with noise on the points and in profile, too."""
+    from lifemask.faces.eyes import _rough_pose
+    from lifemask.graphics.pose import procrustes_camera
+
+    template = head(model)[list(STABLE)].double()
+    for yaw in (-85.0, 0.0, 40.0):
+        points = seen(model, head(model), 10.0, yaw, 25.0)[list(STABLE)].double()
+        points = points + torch.randn(points.shape, generator=torch.Generator().manual_seed(1))
+        camera = procrustes_camera(template, points)
+        rotation, scale = _rough_pose(points.numpy(), template.numpy())
+        np.testing.assert_allclose(rotation, camera.rotation, atol=1e-6)
+        assert scale == pytest.approx(float(camera.scale), rel=1e-6)
+
+
 def test_a_mirrored_photo_swaps_the_eyes(model):
     """The left eye's crop is the right eye's of the mirrored photo, and so are their places."""
     rng = np.random.default_rng(0)
