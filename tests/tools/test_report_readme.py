@@ -29,8 +29,9 @@ def test_methods_without_results_have_dashes(report):
     rows = report["method_rows"]({})
     assert all(row[3:] == ["-", "-"] for row in rows)
     assert {"pgn", "dasl", "fitting", "retexture", "rafare"} == {
-        row[0].split("docs/methods/")[1].split(".md")[0] for row in rows if row[0]
+        row[0].split("docs/methods/")[1].split(".md")[0] for row in rows if "methods" in row[0]
     }
+    assert any("docs/eyes.md" in row[0] for row in rows)
 
 
 def test_numbers_are_those_of_the_results(report):
@@ -46,6 +47,14 @@ def test_numbers_are_those_of_the_results(report):
                 }
             }
         },
+        "eyes": {
+            "renders": {
+                "systems": [
+                    {"shut, called shut": 0.0, "gaze_deg": {"value": 13.5}},
+                    {"shut, called shut": 0.862, "gaze_deg": {"value": 7.06}},
+                ]
+            }
+        },
         "rafare-open": {
             "systems": {
                 name: {"z": {"cd_mm": {"mean": mm}, "normal_angle_deg": {"mean": 10 * mm}}}
@@ -55,8 +64,9 @@ def test_numbers_are_those_of_the_results(report):
     }  # fmt: skip
     rows = [row[3:] for row in report["method_rows"](results)]
     assert rows[0] == ["4.32", "-"]
-    assert rows[3:5] == [["-", "0.25"], ["-", "-1.5"]]
-    assert rows[5:] == [["1.00 (2.00)", "-"], ["10.0 (20.0)", "-"]]
+    assert rows[3:5] == [["86 % (0 %)", "the same"], ["7.1 (13.5)", "the same"]]
+    assert rows[5:7] == [["-", "0.25"], ["-", "-1.5"]]
+    assert rows[7:] == [["1.00 (2.00)", "-"], ["10.0 (20.0)", "-"]]
 
 
 def test_peers_have_a_source_and_the_published_number(report, published):
