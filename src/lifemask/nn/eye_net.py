@@ -43,8 +43,12 @@ class EyeNetConfig:
 def config_from_dict(sizes: Mapping[str, Any]) -> EyeNetConfig:
     """Sizes as json has them, lists for tuples, among other things."""
     names = EyeNetConfig.__dataclass_fields__
-    given: dict[str, Any] = {name: sizes[name] for name in names}
-    return EyeNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items() if k in names}
+    missing = names.keys() - given
+    if missing:
+        raise KeyError(f"sizes of an eye network lack {', '.join(sorted(missing))}")
+    plain: dict[str, Any] = given
+    return EyeNetConfig(**plain)
 
 
 class EyeNet(nn.Module):
