@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lifemask.evaluation.report import table
+from report_dasl import ablation_rows
 
 Result = dict[str, Any]
 COLUMNS = (
@@ -34,9 +35,27 @@ def rafare_sections(results: dict[str, Result]) -> list[str]:
     for stem, result in results.items():
         if result.get("benchmark") == "rafare":
             lines += _section(stem, result)
+        elif result.get("benchmark") == "ablation" and result["method"].startswith("rafare"):
+            lines += _ablation(result)
         elif result.get("protocol") == "scans" and result.get("differences"):
             lines += _scans(result["differences"])
     return lines
+
+
+def _ablation(result: Result) -> list[str]:
+    unit = {"rafare-normals": "degrees"}.get(result["method"], "held-out error")
+    head, rows = ablation_rows(result, (("error", unit),))
+    return [
+        f"## What the parts of {result['method']} do",
+        "",
+        f"`{result['command']}`: {result['steps']} steps, seeds"
+        f" {', '.join(map(str, result['seeds']))}; mean (range) over seeds, development pairs. A"
+        " part helps (or hurts) where taking it away changes the mean by more than the larger"
+        " range.",
+        "",
+        *table(head, rows),
+        "",
+    ]
 
 
 def _section(stem: str, result: Result) -> list[str]:
