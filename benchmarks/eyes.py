@@ -36,7 +36,7 @@ from lifemask.methods._eyes import gaze_of  # noqa: E402
 from lifemask.nn.eye_net import EyeNet, config_from_dict  # noqa: E402
 from lifemask.nn.shipped import with_weights  # noqa: E402
 from lifemask.pipeline import Pipeline, PipelineConfig  # noqa: E402
-from lifemask.training.eyes import SHUT, angles_deg, eye_scores, read_all  # noqa: E402
+from lifemask.training.eyes import SHUT, eye_scores, gaze_error_deg, read_all  # noqa: E402
 from provenance import provenance  # noqa: E402
 
 SEED, SIZE, EXPAND = 900_500_000, 384, 1.6
@@ -92,7 +92,7 @@ def on_renders(pipeline: Pipeline, data: Path, count: int) -> dict[str, Any]:
     rows = []
     for name, row in found.items():
         told = np.concatenate(row.opening)
-        away = angles_deg(np.concatenate(row.gaze), gaze)
+        away = gaze_error_deg(np.concatenate(row.gaze), gaze)
         rows.append({"system": name, **render_scores(told, opening, away, use)})
     return {"faces": count, "eyes in view": int(use.sum()), "systems": rows}
 

@@ -41,13 +41,13 @@ def method_rows(results: dict[str, Result]) -> list[list[str]]:
 
 
 def _eyes(results: dict[str, Result]) -> tuple[list[str], list[str]]:
-    """Shut eyes and gaze with the eye reader and without; one file serves both families."""
+    """Shut eyes and gaze with the eye reader and without, measured with open weights only."""
     if "eyes" not in results:
         return ["-", "-"], ["-", "-"]
     alone, read = results["eyes"]["renders"]["systems"]
     shut = [f"{100 * row['shut, called shut']:.0f} %" for row in (read, alone)]
     gaze = [f"{row['gaze_deg']['value']:.1f}" for row in (read, alone)]
-    return [f"{shut[0]} ({shut[1]})", "the same"], [f"{gaze[0]} ({gaze[1]})", "the same"]
+    return [f"{shut[0]} ({shut[1]})", "-"], [f"{gaze[0]} ({gaze[1]})", "-"]
 
 
 def peer_rows(published: Result, results: dict[str, Result]) -> list[list[str]]:

@@ -12,7 +12,7 @@ from lifemask.facemodel import load_face_model
 from lifemask.facemodel.gaze import look_activations
 from lifemask.faces.eyes import EyeReading, lid_opening
 from lifemask.graphics.camera import orthographic_camera
-from lifemask.methods._eyes import EyeReadings, has_lids, moved_expressions, read_eyes, with_eyes
+from lifemask.methods._eyes import has_lids, moved_expressions, read_eyes, with_eyes
 from lifemask.types import Geometry, ModelParams
 
 
@@ -138,10 +138,10 @@ def test_frames_are_moved_one_by_one(model):
     rows = np.hstack([rng.uniform(0.05, 0.3, (4, 2)), rng.normal(0, 10, (4, 4)),
                       np.full((4, 2), 0.02), np.full((4, 4), 2.0)])  # fmt: skip
     identity = heads[0].params.identity  # type: ignore
-    every = moved_expressions(EyeReadings.of_rows(rows), points, given_, model, identity)
+    every = moved_expressions(EyeReading.of_rows(rows), points, given_, model, identity)
     for k in range(4):
         alone = slice(k, k + 1)
-        readings = EyeReadings.of_rows(rows[alone])
+        readings = EyeReading.of_rows(rows[alone])
         one = moved_expressions(readings, points[alone], given_[alone], model, identity)
         np.testing.assert_allclose(every[k], one[0], atol=1e-12)
     assert every.min() >= 0 and every.max() <= 1

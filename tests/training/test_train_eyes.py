@@ -19,9 +19,9 @@ from lifemask.training.eyes import (
     BatchMaker,
     EyeLoss,
     EyeLossConfig,
-    angles_deg,
     evaluate,
     eye_scores,
+    gaze_error_deg,
     run_training,
     smoke,
 )
@@ -197,7 +197,7 @@ def test_scores_count_what_is_shut_and_what_is_open():
     assert scores["shut"] == 0.5 and scores["open"] == 1.0, "the hidden one does not count"
     assert scores["opening"] == pytest.approx(0.08, abs=1e-6)
     assert scores["gaze_deg"] < 1e-3
-    assert angles_deg(np.array([[0.0, 10.0]]), np.array([[0.0, -10.0]])) == pytest.approx(20)
+    assert gaze_error_deg(np.array([[0.0, 10.0]]), np.array([[0.0, -10.0]])) == pytest.approx(20)
 
 
 def test_the_export_says_degrees_and_deviations():
@@ -233,6 +233,17 @@ def test_a_run_becomes_a_card_and_a_graph(tmp_path, monkeypatch):
     for count in (1, 2, 5):
         ahead = np.tile(np.float32([0, 0, 1]), (count, 1))
         assert graph(np.zeros((count, 3, 48, 64), np.float32), ahead).shape == (count, 6)
+
+
+def test_a_graph_that_disagrees_is_refused(tmp_path, monkeypatch):
+    from lifemask.training import eyes_export
+
+    other = EyeNet(NET).eval()
+    honest = eyes_export.onnx_bytes
+    monkeypatch.setattr(eyes_export, "onnx_bytes", lambda network: honest(other))
+    with pytest.raises(RuntimeError, match="away from torch's"):
+        eyes_export.export_eyes(EyeNet(NET).state_dict(), NET, tmp_path, "x", {})
+    assert not list(tmp_path.iterdir()), "nothing half-written"
 
 
 def test_photos_of_research_are_refused():

@@ -58,16 +58,22 @@ class EyeReading:
     """What the crops of a face's two eyes say; the eye at +x first, then the eye at -x.
 
     Attributes:
-        opening: (2,) `lid_opening`: about 0.3 open, below 0.1 shut.
-        gaze_deg: (2, 2) pitch (up is positive) and yaw (towards +x) in the head's frame.
-        opening_sigma: (2,) standard deviation.
-        gaze_sigma_deg: (2, 2) standard deviation.
+        opening: (*t, 2) `lid_opening`: about 0.3 open, below 0.1 shut; *t: of frames, or none.
+        gaze_deg: (*t, 2, 2) pitch (up is positive) and yaw (towards +x) in the head's frame.
+        opening_sigma: (*t, 2) standard deviation.
+        gaze_sigma_deg: (*t, 2, 2) standard deviation.
     """
 
-    opening: Float[np.ndarray, "2"]
-    gaze_deg: Float[np.ndarray, "2 2"]
-    opening_sigma: Float[np.ndarray, "2"]
-    gaze_sigma_deg: Float[np.ndarray, "2 2"]
+    opening: Float[np.ndarray, "*t 2"]
+    gaze_deg: Float[np.ndarray, "*t 2 2"]
+    opening_sigma: Float[np.ndarray, "*t 2"]
+    gaze_sigma_deg: Float[np.ndarray, "*t 2 2"]
+
+    @classmethod
+    def of_rows(cls, rows: Float[np.ndarray, "t 12"]) -> EyeReading:
+        """Of many frames, from the fields of each frame's reading one after the other."""
+        opening, gaze, opening_sigma, gaze_sigma = np.split(rows, [2, 6, 8], axis=1)
+        return cls(opening, gaze.reshape(-1, 2, 2), opening_sigma, gaze_sigma.reshape(-1, 2, 2))
 
 
 class EyeNetwork(Protocol):

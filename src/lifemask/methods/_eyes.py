@@ -6,7 +6,7 @@ has it: whoever made the head, and whatever identity and other expressions do to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -30,22 +30,6 @@ MOST_OVERLAP = 0.05
 BLINK_STEPS = 17
 WIDE_MARGIN = 0.5
 """Standard deviations by which an eye must be opener than at rest before it counts as wide."""
-
-
-@dataclass(frozen=True)
-class EyeReadings:
-    """`EyeReading` of t frames: opening and its sigma (t, 2), gaze and its sigma (t, 2, 2)."""
-
-    opening: Float[ndarray, "t 2"]
-    gaze_deg: Float[ndarray, "t 2 2"]
-    opening_sigma: Float[ndarray, "t 2"]
-    gaze_sigma_deg: Float[ndarray, "t 2 2"]
-
-    @classmethod
-    def of_rows(cls, rows: Float[ndarray, "t 12"]) -> EyeReadings:
-        """From the fields of a reading per frame, one after the other."""
-        opening, gaze, opening_sigma, gaze_sigma = np.split(rows, [2, 6, 8], axis=1)
-        return cls(opening, gaze.reshape(-1, 2, 2), opening_sigma, gaze_sigma.reshape(-1, 2, 2))
 
 
 def has_lids(model: FaceModel) -> bool:
@@ -84,7 +68,7 @@ def with_eyes(
     """
     assert geometry.params is not None
     before = geometry.params.expression
-    one = EyeReadings(**{name: value[None] for name, value in vars(reading).items()})
+    one = EyeReading(**{name: value[None] for name, value in vars(reading).items()})
     points = model.landmarks(geometry.vertices_mm, "ict68").detach().cpu().double().numpy()
     given = np.zeros(len(model.expression_names), np.float64)
     given[: len(before)] = before.detach().cpu().double().numpy()
@@ -106,7 +90,7 @@ def with_eyes(
 
 
 def moved_expressions(
-    readings: EyeReadings,
+    readings: EyeReading,
     points_mm: Float[ndarray, "t 68 3"],
     expression: Float[ndarray, "t e"],
     model: FaceModel,

@@ -18,10 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from numpy import ndarray
 from torch import Tensor, nn
 
 from lifemask.assets import UserError
 from lifemask.data.eye_windows import EyeWindows, load_eyes_cache
+from lifemask.evaluation._shape_errors import angles_deg
 from lifemask.nn.eye_net import EyeExport, EyeNet, EyeNetConfig
 from lifemask.training.eyes_batches import (
     NO_EYE_AUGMENTATION,
@@ -210,35 +213,33 @@ def eye_scores(found: np.ndarray, eyes: EyeWindows) -> dict[str, float]:
         "open": share of the eyes open at least twice as far that are not; "gaze_deg": mean angle
         between true and found gaze of open eyes; "gaze_still_deg": that of looking straight ahead.
     """
+
+    def mean(values: ndarray) -> float:
+        return float(values.mean()) if len(values) else float("nan")
+
     seen = eyes.seen >= 0.5
     truth, told = eyes.opening[seen], found[seen, 0]
     shut, wide = truth < SHUT, truth > 2 * SHUT
     gaze, read = eyes.gaze_deg[seen], found[seen, 1:3]
     return {
-        "opening": float(np.abs(truth - told).mean()),
-        "shut": float((told[shut] < 1.3 * SHUT).mean()) if shut.any() else math_nan(),
-        "open": float((told[wide] >= 1.3 * SHUT).mean()) if wide.any() else math_nan(),
-        "gaze_deg": float(angles_deg(gaze[wide], read[wide]).mean()) if wide.any() else math_nan(),
-        "gaze_still_deg": float(angles_deg(gaze[wide], 0 * read[wide]).mean())
-        if wide.any()
-        else math_nan(),
+        "opening": mean(np.abs(truth - told)),
+        "shut": mean(told[shut] < 1.3 * SHUT),
+        "open": mean(told[wide] >= 1.3 * SHUT),
+        "gaze_deg": mean(gaze_error_deg(gaze[wide], read[wide])),
+        "gaze_still_deg": mean(gaze_error_deg(gaze[wide], 0 * read[wide])),
     }
 
 
-def math_nan() -> float:
-    """Not a number: nothing to measure on."""
-    return float("nan")
-
-
-def angles_deg(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Angles (n,) between directions given as pitch and yaw (n, 2) in degrees."""
-
-    def vector(angles: np.ndarray) -> np.ndarray:
+def gaze_error_deg(
+    first: Float[ndarray, "n 2"], second: Float[ndarray, "n 2"]
+) -> Float[ndarray, "n"]:
+    """Angles (n,) between directions given as pitch and yaw in degrees."""
+    vectors = []
+    for angles in (first, second):
         pitch, yaw = np.deg2rad(angles).T
-        return np.stack((np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)))
-
-    cosine = (vector(first) * vector(second)).sum(0)
-    return np.rad2deg(np.arccos(np.clip(cosine, -1, 1)))
+        side, ahead = np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch)
+        vectors.append(np.stack((side, np.sin(pitch), ahead), -1))
+    return angles_deg(*vectors)
 
 
 def add_options(group: Any) -> None:

@@ -14,10 +14,10 @@ from jaxtyping import Float, UInt8
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.choice import NoFaceError
 from lifemask.faces.detect import DetectorConfig, load_detector
-from lifemask.faces.eyes import load_eyes
+from lifemask.faces.eyes import EyeReading, load_eyes
 from lifemask.graphics.camera import orthographic_camera
 from lifemask.head import Head
-from lifemask.methods._eyes import EyeReadings, has_lids, moved_expressions
+from lifemask.methods._eyes import has_lids, moved_expressions
 from lifemask.methods._stage import FaceInput
 from lifemask.nn.parametric import LENGTH_MM
 from lifemask.pipeline import Pipeline, PipelineConfig
@@ -204,7 +204,7 @@ class VideoReconstructor:
         """Expressions with what was read of the eyes; as they are where nothing was."""
         if not eyes.shape[1]:
             return expression.copy()
-        readings = EyeReadings.of_rows(eyes.astype(np.float64))
+        readings = EyeReading.of_rows(eyes.astype(np.float64))
         points = self._points68(identity, expression)
         moved = moved_expressions(readings, points, expression, self.model, identity)
         return moved.astype(np.float32)
