@@ -20,6 +20,7 @@ from lifemask.evaluation._detail import (
 )
 from lifemask.evaluation._surface_motion import closest_on_moved, lay_surface
 from lifemask.evaluation.meshes import Triangles
+from lifemask.evaluation.metrics import angles_deg
 from lifemask.evaluation.surface import (
     Closest,
     Similarity,
@@ -168,12 +169,6 @@ def at_closest(found: Aligned, rows: Float[ndarray, "w 3"]) -> Float[ndarray, "k
     weights = _barycentric(found.closest.point, a, b, c)
     value = np.einsum("nk,nkc->nc", weights, rows[corner])
     return value / np.maximum(np.linalg.norm(value, axis=1, keepdims=True), 1e-12)
-
-
-def angles_deg(a: Float[ndarray, "n 3"], b: Float[ndarray, "n 3"]) -> Float[ndarray, "n"]:
-    """Angle (n,) in degrees between unit vectors; exact for small ones."""
-    chord = np.linalg.norm(a - b, axis=1) / 2
-    return np.degrees(2 * np.arcsin(np.clip(chord, 0.0, 1.0)))
 
 
 def _barycentric(p: ndarray, a: ndarray, b: ndarray, c: ndarray) -> ndarray:

@@ -88,6 +88,12 @@ def pooled(values: Float[ndarray, "b"], bins: Int[ndarray, "b"], pool: Pool) -> 
     return _mean(values) if pool == "images" else float(bin_means(values, bins).mean())
 
 
+def angles_deg(a: Float[ndarray, "n 3"], b: Float[ndarray, "n 3"]) -> Float[ndarray, "n"]:
+    """Angle (n,) in degrees between unit vectors; exact for small ones."""
+    chord = np.linalg.norm(a - b, axis=1) / 2
+    return np.degrees(2 * np.arcsin(np.clip(chord, 0.0, 1.0)))
+
+
 def bootstrap_ci95(
     values: Float[ndarray, "b"],
     bins: Int[ndarray, "b"],

@@ -44,9 +44,10 @@ from lifemask.evaluation._rafare_front import (
     see,
     true_front,
 )
-from lifemask.evaluation._shape_errors import Aligned, angles_deg, at_closest
+from lifemask.evaluation._shape_errors import Aligned, at_closest
 from lifemask.evaluation._surface_motion import closest_on_moved, lay_surface
 from lifemask.evaluation.meshes import Triangles
+from lifemask.evaluation.metrics import angles_deg
 from lifemask.evaluation.surface import Similarity, SurfaceTree
 from lifemask.types import REGION_NAMES
 

@@ -30,10 +30,10 @@ from lifemask.evaluation._detail import (
 )
 from lifemask.evaluation._pooled import rounded
 from lifemask.evaluation._seven import seven_landmarks
-from lifemask.evaluation._shape_errors import angles_deg, at_closest, normals_of
+from lifemask.evaluation._shape_errors import at_closest, normals_of
 from lifemask.evaluation._surface_motion import closest_on_moved, in_ball, lay_surface
 from lifemask.evaluation.meshes import MeshPredictions, Triangles, check_names
-from lifemask.evaluation.metrics import bootstrap_ci95
+from lifemask.evaluation.metrics import angles_deg, bootstrap_ci95
 from lifemask.evaluation.surface import (
     Closest,
     Similarity,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lifemask.assets import UserError
 from lifemask.data.eye_windows import EyeWindows, load_eyes_cache
-from lifemask.evaluation._shape_errors import angles_deg
+from lifemask.evaluation.metrics import angles_deg
 from lifemask.nn.eye_net import EyeExport, EyeNet, EyeNetConfig
 from lifemask.training.eyes_batches import (
     NO_EYE_AUGMENTATION,
