@@ -25,16 +25,20 @@ from torch import nn  # noqa: E402
 
 from lifemask.nn.unet import UNet, UNetConfig  # noqa: E402
 from lifemask.training.parser_loss import ParserLoss, ParserLossConfig  # noqa: E402
-from lifemask.training.parser_recipes import CPU_NET, PAPER_NET  # noqa: E402
+from lifemask.training.parser_recipes import CPU_NET, PAPER_NET, SMALL_NET  # noqa: E402
 from provenance import provenance  # noqa: E402
 
 NETS = {
-    "plain U-Net, base 32, 4 levels": replace(PAPER_NET, size=128),
-    "same, skips added": replace(PAPER_NET, size=128, merge="add", up=1),
-    "pixel blocks (cpu recipe)": CPU_NET,
-    "pixel blocks, one convolution down": replace(CPU_NET, down=1),
-    "pixel blocks, base 24": replace(CPU_NET, widths=(24, 48, 96, 160)),
+    "plain U-Net, base 32, 4 levels": (PAPER_NET, 1),
+    "at 128 px": (replace(PAPER_NET, size=128), 1),
+    "skips added": (replace(PAPER_NET, merge="add", up=1), 1),
+    "pixel blocks, a finer level of 16 channels (cpu recipe)": (CPU_NET, 2),
+    "all pixels scored": (CPU_NET, 1),
+    "two convolutions in the finest level": (replace(CPU_NET, down=2), 2),
+    "no such level, blocks of 4 x 4": (replace(SMALL_NET, size=256, fold=4), 2),
+    "no such level, 128 px": (SMALL_NET, 1),
 }
+"""Network and the loss's stride."""
 
 
 def multiply_adds(config: UNetConfig) -> int:
@@ -55,11 +59,11 @@ def multiply_adds(config: UNetConfig) -> int:
     return total
 
 
-def images_per_second(config: UNetConfig, bf16: bool, batch: int, steps: int) -> float:
+def images_per_second(config: UNetConfig, stride: int, bf16: bool, batch: int, steps: int) -> float:
     """Of the fastest step."""
     network = UNet(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-    criterion = ParserLoss(ParserLossConfig())
+    criterion = ParserLoss(ParserLossConfig(stride=stride))
     crops = torch.rand(batch, config.size, config.size, 3).permute(0, 3, 1, 2)
     regions = torch.randint(0, config.classes, (batch, config.size, config.size)).byte()
     best = float("inf")
@@ -84,12 +88,12 @@ def main() -> None:
     given = options.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for name, config in NETS.items():
-        row: dict[str, Any] = {"network": name, "sizes": asdict(config)}
+    for name, (config, stride) in NETS.items():
+        row: dict[str, Any] = {"network": name, "sizes": asdict(config), "stride": stride}
         row["multiply_adds"] = multiply_adds(config)
         row["parameters"] = sum(p.numel() for p in UNet(config).parameters())
         for kind in ("float32", "bfloat16"):
-            speed = images_per_second(config, kind == "bfloat16", given.batch, given.steps)
+            speed = images_per_second(config, stride, kind == "bfloat16", given.batch, given.steps)
             row[f"images_per_s_{kind}"] = round(speed, 1)
         rows.append(row)
         print({k: v for k, v in row.items() if k != "sizes"}, flush=True)

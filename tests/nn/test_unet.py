@@ -1,16 +1,20 @@
 """The region network: shapes, what its parts see, and its two forms."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from lifemask.nn.unet import RegionExport, UNet, UNetConfig, config_from_dict
+from lifemask.nn.unet import RegionExport, UNet, UNetConfig, config_from_dict, grown
 from lifemask.training.parser_recipes import CPU_NET, PAPER_NET
 
 SMALL = UNetConfig(size=32, fold=2, widths=(8, 12, 16), down=2, up=1, merge="add")
+UNEVEN = UNetConfig(size=32, fold=2, widths=(8, 12, 16), down=(1, 2, 3), up=1, merge="add")
+UNEVEN_LARGE = UNetConfig(size=32, fold=2, widths=(8, 12, 16), down=(1, 2, 2), up=1, merge="add")
 PLAIN = UNetConfig(size=32, fold=1, widths=(4, 8, 12), down=2, up=2, merge="cat")
 
 
-@pytest.mark.parametrize("config", [SMALL, PLAIN])
+@pytest.mark.parametrize("config", [SMALL, UNEVEN, PLAIN])
 def test_one_score_per_class_and_pixel_and_a_batch_is_its_images(config):
     torch.manual_seed(0)
     network = UNet(config).eval()
@@ -22,7 +26,7 @@ def test_one_score_per_class_and_pixel_and_a_batch_is_its_images(config):
     torch.testing.assert_close(scores, single, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("config", [SMALL, PLAIN])
+@pytest.mark.parametrize("config", [SMALL, UNEVEN, PLAIN])
 def test_every_parameter_learns(config):
     torch.manual_seed(0)
     network = UNet(config)
@@ -48,11 +52,12 @@ def test_pixel_blocks_keep_single_pixels_apart():
 def test_the_deepest_level_sees_the_whole_crop():
     torch.manual_seed(0)
     network = UNet(CPU_NET).eval()
-    crops = torch.rand(1, 3, 128, 128, requires_grad=True)
-    network(crops)[0, :, 64, 64].sum().backward()
+    size = CPU_NET.size
+    crops = torch.rand(1, 3, size, size, requires_grad=True)
+    network(crops)[0, :, size // 2, size // 2].sum().backward()
     assert crops.grad is not None
     seen = crops.grad[0].abs().sum(0) > 0
-    assert seen[20, 20] and seen[108, 108]
+    assert seen[size // 6, size // 6] and seen[size * 5 // 6, size * 5 // 6]
 
 
 def test_probabilities_sum_to_one():
@@ -63,16 +68,39 @@ def test_probabilities_sum_to_one():
     assert found.min() >= 0
 
 
-def test_recipes_have_the_sizes_of_the_paper_and_a_cheaper_one():
-    assert PAPER_NET.widths[0] == CPU_NET.widths[0] == 32
-    assert len(PAPER_NET.widths) == len(CPU_NET.widths) == 4
-    assert (PAPER_NET.size, CPU_NET.size) == (256, 128)
+def test_recipes_see_the_crop_of_the_paper_and_one_has_a_cheaper_finest_level():
+    assert PAPER_NET.widths[0] == 32 and len(PAPER_NET.widths) == 4
+    assert (PAPER_NET.size, CPU_NET.size) == (256, 256)
+    assert CPU_NET.fold == 2 and CPU_NET.widths[1] == 32
+    assert UNet(PAPER_NET).config.convolutions == (2, 2, 2, 2)
+
+
+def test_a_network_grows_by_its_finest_level():
+    """The smaller net's levels become the coarser ones; the seam and the head stay as they were."""
+    torch.manual_seed(0)
+    small = UNet(UNetConfig(size=16, fold=2, widths=(12, 16), down=2, up=1, merge="add"))
+    large = UNet(UNEVEN_LARGE)
+    before = {k: v.clone() for k, v in large.state_dict().items()}
+    large.load_state_dict(grown(small.state_dict(), large))
+    given, found = small.state_dict(), large.state_dict()
+    assert torch.equal(found["up.1.0.0.weight"], given["up.0.0.0.weight"])
+    assert torch.equal(found["down.2.0.0.weight"], given["down.1.0.0.weight"])
+    assert torch.equal(found["down.1.1.0.weight"], given["down.0.1.0.weight"])
+    assert torch.equal(found["lift.1.weight"], given["lift.0.weight"])
+    for name in ("down.0.0.0.weight", "down.1.0.0.weight", "lift.0.weight", "head.weight"):
+        assert torch.equal(found[name], before[name])
+    with pytest.raises(ValueError, match="without the finest level"):
+        grown(UNet(PLAIN).state_dict(), UNet(replace(PLAIN, widths=(5, 7, 9))))
 
 
 def test_sizes_are_checked_and_survive_json():
     assert config_from_dict({**SMALL.__dict__, "widths": list(SMALL.widths)}) == SMALL
     with pytest.raises(ValueError, match="not a multiple of 8"):
         UNetConfig(size=36, fold=2, widths=(8, 8, 8))
+    uneven = {**UNEVEN.__dict__, "widths": list(UNEVEN.widths), "down": [1, 2, 3]}
+    assert config_from_dict(uneven) == UNEVEN
+    with pytest.raises(ValueError, match="down has 2 levels, widths 3"):
+        UNetConfig(size=32, fold=2, widths=(8, 8, 8), down=(1, 2))
     with pytest.raises(ValueError, match="cat, add"):
         UNetConfig(merge="mean")  # type: ignore[arg-type]
     with pytest.raises(TypeError):

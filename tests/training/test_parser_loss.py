@@ -11,6 +11,7 @@ from lifemask.training.parser_loss import (
     ParserLoss,
     ParserLossConfig,
     class_weights,
+    phase,
     soft_dice_loss,
 )
 
@@ -117,3 +118,17 @@ def test_weights_scale_and_a_batch_without_labels_costs_nothing():
     assert float(whole) == pytest.approx(2 * parts["cross_entropy"] + 0.5 * parts["dice"], rel=1e-5)
     nothing, _ = ParserLoss(ParserLossConfig())(scores, torch.full_like(regions, IGNORE))
     assert float(nothing) == 0
+
+
+def test_with_a_stride_one_pixel_of_each_block_is_scored_and_all_take_turns():
+    scores, regions = example()
+    whole, strided = ParserLoss(ParserLossConfig()), ParserLoss(ParserLossConfig(stride=2))
+    for step in range(4):
+        row, column = phase(step, 2)
+        part = (..., slice(row, None, 2), slice(column, None, 2))
+        wanted, _ = whole(scores[part], regions[part])
+        assert float(strided(scores, regions, step)[0]) == pytest.approx(float(wanted), rel=1e-6)
+    assert sorted(phase(step, 2) for step in range(4, 8)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    scores.requires_grad_()
+    strided(scores, regions, 3)[0].backward()
+    assert scores.grad is not None and (scores.grad.abs().sum((0, 1)) > 0).sum() <= 9

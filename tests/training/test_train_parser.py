@@ -17,18 +17,19 @@ from lifemask.training.checkpoint import read_state
 from lifemask.training.parser import (
     BatchMaker,
     Corpus,
-    chosen_recipe,
     evaluate,
+    initial_weights,
     load_corpus,
-    loop_config,
-    main,
     predict,
     run_training,
 )
 from lifemask.training.parser_export import export_parser
 from lifemask.training.parser_export import main as export_main
 from lifemask.training.parser_recipes import PARSER, smoke
+from lifemask.training.parser_trainable import TRAINABLE
 from lifemask.training.recipes import OptimConfig
+from lifemask.training.run import chosen_recipe, create_parser, train_command
+from lifemask.training.trainable import loop_config
 from lifemask.types import REGION_NAMES
 
 SIZE = 40
@@ -89,6 +90,21 @@ def test_a_run_that_is_cut_short_ends_like_one_that_is_not(tmp_path):
     assert read_state(tmp_path / "cut" / "checkpoint.safetensors")["step"] == 6
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, atol=0, rtol=0)
+
+
+def test_a_run_starts_from_another_one_at_its_size_or_half(tmp_path):
+    recipe = toy_recipe(2, evaluate_every=0, net=replace(smoke().net, widths=(8, 8, 8)))
+    half = replace(recipe, net=replace(recipe.net, size=16, widths=(8, 8)))
+    for name, one in (("same", recipe), ("half", half)):
+        run_training(one, toy_corpus(), config_for(one, tmp_path / name))
+    same = initial_weights(tmp_path / "same", recipe.net)
+    grown = initial_weights(tmp_path / "half", recipe.net)
+    assert same.keys() == grown.keys()
+    run_training(recipe, toy_corpus(), config_for(recipe, tmp_path / "new"), grown)
+    assert read_state(tmp_path / "new" / "checkpoint.safetensors")["step"] == 2
+    other = replace(recipe.net, widths=(5, 7, 9))
+    with pytest.raises(UserError, match="cannot start from .*without the finest level"):
+        initial_weights(tmp_path / "same", other)
 
 
 def test_batches_repeat_and_mix_their_sources():
@@ -162,7 +178,8 @@ def test_open_refuses_research_renders_and_research_needs_portraits(tmp_path):
 
 def test_the_command_trains_and_its_export_runs_alike_in_both_engines(tmp_path, monkeypatch):
     cache, run, weights = write_cache(tmp_path / "a", "open"), tmp_path / "run", tmp_path / "w"
-    main(["--recipe", "smoke", "--cache", str(cache), "--run", str(run), "--steps", "3"])
+    words = ["--recipe", "smoke", "--cache", str(cache), "--run", str(run), "--steps", "3"]
+    train_command(TRAINABLE, [*words, "--no-progress"])
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any("held_out/renders-open" in line for line in lines)
     metrics = tmp_path / "parsing.json"
@@ -198,15 +215,12 @@ def test_a_graph_that_disagrees_is_not_written(tmp_path, monkeypatch):
 
 
 def test_recipes_come_in_four_sizes_and_the_command_line_changes_them():
-    import argparse
-
     assert list(PARSER) == ["smoke", "cpu", "gpu", "paper"]
     for make in PARSER.values():
         assert make("open").portraits == 0 and make("research").portraits == 0.2
     assert PARSER["gpu"]("open").net.size == 256 and PARSER["gpu"]("open").net.merge == "cat"
-    options = argparse.Namespace(
-        recipe="cpu", family="open", seed=4, steps=7, rate=1e-4, precision="32-true"
-    )
-    recipe = chosen_recipe(options)
+    words = ["--recipe", "cpu", "--cache", "c", "--run", "r", "--seed", "4", "--steps", "7"]
+    words += ["--rate", "1e-4", "--precision", "bf16-mixed"]
+    recipe = chosen_recipe(TRAINABLE, create_parser(TRAINABLE).parse_args(words))
     assert (recipe.seed, recipe.optim.steps, recipe.optim.peak_rate) == (4, 7, 1e-4)
-    assert recipe.precision == "32-true"
+    assert recipe.precision == "bf16-mixed" and recipe.loss.stride == 2

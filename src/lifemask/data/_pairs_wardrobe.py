@@ -83,7 +83,8 @@ class Cast:
         materials = rendering.less_gloss(materials)
         if not complete:
             materials = rendering.without_insides(materials)
-        look = rendering.Look(self.banks.skins[self.skin], tone, materials, gaze_deg)
+        skin, brows = self.banks.skins[self.skin], self.banks.brows[self.skin]
+        look = rendering.Look(skin, brows, tone, materials, gaze_deg)
         wardrobe = self.wardrobe
         return rendering.shoot(wardrobe.generator, wardrobe.dressed, placed, look, light)
 

@@ -20,6 +20,8 @@ SCALP = len(REGION_NAMES)
 """Texel class of the skull: "hair" where the skin's own texture shows hair there, else "skin"."""
 LOOK_UP = 255
 """Face class that means: the class of the texel."""
+FINER = 3
+"""Cells of the class map per texel and axis (odd): a texel is 1.4 mm, a pixel may be smaller."""
 
 _OF_MATERIAL = np.full(len(kernels.MATERIALS), BACKGROUND, np.uint8)
 _OF_MATERIAL[[kernels.EYE, kernels.MOUTH, kernels.TEETH]] = EYES, MOUTH, MOUTH
@@ -28,32 +30,42 @@ _OF_MATERIAL[[kernels.FRAME, kernels.SKIN_PLAIN, kernels.SKIN]] = SKIN, NECK, LO
 
 
 def texel_regions(rig: HeadRig, masks: SkinMasks) -> NDArray[np.uint8]:
-    """Class (rows, columns) of each texel of the skin layout; `SCALP` on the skull."""
+    """Class of each cell of the skin layout, (FINER rows, FINER columns).
+
+    `SCALP` on the skull; brows are the skins' own (`synthetic.Banks.brows`).
+    """
     from lifemask.data._synthetic_rig import rasterize_texels
 
     named = rig.model.topology.regions
     trusted = ("nose", "lips", "ears", "face")[: 4 if rig.native else 3]
     masks_of = _guessed_regions(rig) | {n: named[n].numpy() for n in trusted if n in named}
     columns = np.stack([masks_of[n] for n in ("nose", "lips", "ears", "face")], 1)
-    columns = columns.astype(np.float32)
+    height = rig.mean_mm[:, 1:2]
     skin = rig.face_material == kernels.SKIN
-    values = rasterize_texels(columns[rig.faces], rig.face_uv, skin, rig.texture_shape)
-    nose, lips, ears, face = np.moveaxis(np.nan_to_num(values) > 0.5, -1, 0)
-    height = np.nan_to_num(rig.texel_mm[..., 1])
+    shape = (FINER * rig.texture_shape[0], FINER * rig.texture_shape[1])
+    values = rasterize_texels(
+        np.concatenate((columns, height), 1).astype(np.float32)[rig.faces],
+        (FINER * (rig.face_uv + 0.5) - 0.5).astype(np.float32), skin, shape,
+    )  # fmt: skip
+    values = np.nan_to_num(values)
+    nose, lips, ears, face = np.moveaxis(values[..., :4] > 0.5, -1, 0)
     jaw = rig.landmarks68_mm[[3, 13], 1].mean()
-    out = np.full(rig.texture_shape, SCALP, np.uint8)
-    out[~face & (height < jaw + 12)] = NECK
-    out[face | (masks.scalp < 0.3) & (out == SCALP)] = SKIN
+    out = np.full(shape, SCALP, np.uint8)
+    out[~face & (values[..., 4] < jaw + 12)] = NECK
+    out[face | (_enlarged(masks.scalp) < 0.3) & (out == SCALP)] = SKIN
     out[ears] = NECK
-    taper = np.clip(masks.brow_along / 5 + 0.2, 0, 1)
-    taper *= np.clip((62 - masks.brow_along) / 14, 0.25, 1)
-    near = np.abs(masks.brow_across - 0.5) < 0.9 * (3.3 * taper + 0.4)
-    out[(masks.brow > 0.6) & near] = BROWS
     out[nose] = NOSE
-    out[lips | (masks.lips > 0.5)] = LIPS
+    out[lips | (_enlarged(masks.lips) > 0.5)] = LIPS
     if masks.eyes is not None:
-        out[masks.eyes[0] > 0.5] = EYES
+        out[_enlarged(masks.eyes[0]) > 0.5] = EYES
     return out
+
+
+def _enlarged(texels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Texels (rows, columns) at the class map's cells, bilinear."""
+    from scipy.ndimage import zoom
+
+    return zoom(texels, FINER, order=1, mode="nearest", grid_mode=True)
 
 
 def _guessed_regions(rig: HeadRig) -> dict[str, NDArray[np.bool_]]:
@@ -79,13 +91,28 @@ def face_regions(material: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def scalp_is_hair(skin: NDArray[np.uint8], regions: NDArray[np.uint8], cheek: NDArray) -> bool:
     """Whether a skin texture's skull is much darker than its cheeks: hair is painted on it."""
-    scalp = skin[regions == SCALP]
+    middle = regions[FINER // 2 :: FINER, FINER // 2 :: FINER]
+    scalp = skin[middle == SCALP]
     cheeks = skin[cheek[:, 0], cheek[:, 1]]
     return bool(scalp.size and scalp.mean() < 0.72 * cheeks.mean())
 
 
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _bilinear(plane, s, t):
+    """A plane (rows, columns) between its texels' centres, held at the borders."""
+    s = min(max(s, 0.0), plane.shape[1] - 1.0)
+    t = min(max(t, 0.0), plane.shape[0] - 1.0)
+    x, y = min(int(s), plane.shape[1] - 2), min(int(t), plane.shape[0] - 2)
+    fx, fy = s - x, t - y
+    above = plane[y, x] * (1 - fx) + plane[y, x + 1] * fx
+    below = plane[y + 1, x] * (1 - fx) + plane[y + 1, x + 1] * fx
+    return above * (1 - fy) + below * fy
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
-def region_map(screen, faces, face_uv, face_region, texel_region, scalp, depth, ids, ss, out):
+def region_map(
+    screen, faces, face_uv, face_region, texel_region, brows, scalp, depth, ids, ss, out
+):
     """The most frequent class among the super-samples of each pixel, into `out` (h, w) uint8.
 
     Args:
@@ -93,7 +120,8 @@ def region_map(screen, faces, face_uv, face_region, texel_region, scalp, depth, 
         faces: (f, 3).
         face_uv: (f, 3, 2) texel positions of skin corners.
         face_region: (f,) from `face_regions`.
-        texel_region: (rows, columns) from `texel_regions`.
+        texel_region: (FINER rows, FINER columns) from `texel_regions`.
+        brows: (rows, columns) uint8 of the skin, above 127 where a brow is.
         scalp: class that `SCALP` texels get.
         depth: (h * ss, w * ss) from `rasterize_scene`.
         ids: (h * ss, w * ss) from `rasterize_scene`.
@@ -125,11 +153,13 @@ def region_map(screen, faces, face_uv, face_region, texel_region, scalp, depth, 
                     p1 *= screen[i1, 2] / z
                     s = p0 * face_uv[f, 0, 0] + p1 * face_uv[f, 1, 0] + p2 * face_uv[f, 2, 0]
                     t = p0 * face_uv[f, 0, 1] + p1 * face_uv[f, 1, 1] + p2 * face_uv[f, 2, 1]
-                    column = min(max(int(s + 0.5), 0), columns - 1)
-                    row = min(max(int(t + 0.5), 0), rows - 1)
+                    column = min(max(int(FINER * (s + 0.5)), 0), columns - 1)
+                    row = min(max(int(FINER * (t + 0.5)), 0), rows - 1)
                     region = texel_region[row, column]
                     if region == SCALP:
                         region = scalp
+                    elif region == SKIN and _bilinear(brows, s, t) > 127.5:
+                        region = BROWS
                 votes[region] += 1
             best = 0
             for c in range(1, 10):

@@ -206,8 +206,8 @@ def _regions(generator: Generator, banks: Banks, scene: Scene, shot: Shot) -> ND
     scalp = regions.HAIR if banks.scalp_hair[scene.tone.skin] else regions.SKIN
     regions.region_map(
         finer(scene.view.project(soup.points), ss), soup.faces, soup.face_uv,
-        regions.face_regions(soup.material), generator.texel_region, scalp, shot.depth, shot.ids,
-        ss, region,
+        regions.face_regions(soup.material), generator.texel_region,
+        banks.brows[scene.tone.skin], scalp, shot.depth, shot.ids, ss, region,
     )  # fmt: skip
     return region
 

@@ -14,13 +14,30 @@ from lifemask.data._synthetic_rig import HeadRig
 MELANIN = np.array([0.42, 0.72, 1.0], np.float32)
 BLOOD = np.array([0.12, 0.9, 0.75], np.float32)
 """Directions of the two tone axes as optical density per channel (log of linear albedo)."""
+BROW_REACH_MM = 8.5
+FAINTEST_BROW = 0.08
+"""Where brows of photo textures are looked for, and how much darker (log) they are at least."""
+
+
+@dataclass(frozen=True)
+class Skin:
+    """A skin's texture.
+
+    Attributes:
+        srgb: (rows, columns, 3) uint8.
+        brows: (rows, columns) uint8, above 127 where the texture shows a brow.
+    """
+
+    srgb: NDArray[np.uint8]
+    brows: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class SkinMasks:
     """Soft masks (rows, columns) in [0, 1] over the texture layout, from the mean head's shape.
 
-    `brow_along` and `brow_across` are mm along and across the nearest brow, for strokes;
+    `brow_along` and `brow_across` are mm along and across the nearest brow, for strokes, and
+    `brow_away` is the distance to its line; `left` says where x > 0;
     `wrinkles` are lines of the forehead, around the eyes, and around the mouth, (3, rows, columns);
     `eyes` (2, rows, columns), of models without eyeballs, are openings and mm from the irises.
     """
@@ -28,6 +45,8 @@ class SkinMasks:
     brow: NDArray[np.float32]
     brow_along: NDArray[np.float32]
     brow_across: NDArray[np.float32]
+    brow_away: NDArray[np.float32]
+    left: NDArray[np.bool_]
     lips: NDArray[np.float32]
     lashes: NDArray[np.float32]
     lid: NDArray[np.float32]
@@ -92,7 +111,8 @@ def create_masks(rig: HeadRig, beards: dict[str, NDArray[np.float32]]) -> SkinMa
     up = (p[..., 1] - (lm[19, 1] + 50)) + np.clip(lm[36, 2] - 35 - p[..., 2], -60, 60) * 0.9
     scalp = 1 / (1 + np.exp(np.clip(-up / 5, -30, 30)))
     return SkinMasks(
-        _f(np.clip(1.4 - brow_d / 3.2, 0, 1) * front), brow_s, brow_c, _lips(p, lm) * front,
+        _f(np.clip(1.4 - brow_d / 3.2, 0, 1) * front), brow_s, brow_c,
+        _f(np.where(front > 0.5, brow_d, 1e3)), p[..., 0] > 0, _lips(p, lm) * front,
         _f(np.clip(1.5 - lash_d / 1.3, 0, 1) * front), _f(np.exp(-((lid_d / 9) ** 4)) * front),
         _f(np.exp(-((cheek / 24) ** 2)) * front), _f(np.exp(-((nose_d / 18) ** 2)) * front),
         beard, _f(np.where(np.isnan(rig.texel_mm[..., 0]), 0, scalp)), _wrinkles(p, lm, front),
@@ -205,7 +225,7 @@ def vary_skin(
     rng: np.random.Generator,
     age: float,
     strength: float = 1.0,
-) -> NDArray[np.uint8]:
+) -> Skin:
     """One new skin: mixed from several, re-toned, aged and painted.
 
     Args:
@@ -214,9 +234,6 @@ def vary_skin(
         rng: decides everything.
         age: in [0, 1]: wrinkles, blotches, age spots, grey brows and beard.
         strength: 1 for plain skins; less for photo textures that bring their own brows and beard.
-
-    Returns:
-        (rows, columns, 3) uint8 sRGB.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -241,12 +258,15 @@ def vary_skin(
     if masks.eyes is not None:
         log = _paint_eyes(log, masks.eyes, rng)
     log = _make_up(log, masks, rng, strength)
-    log = _facial_hair(log, masks, rng, age, strength)
+    log, brows = _facial_hair(log, masks, rng, age, strength)
+    if strength < 1:
+        brows = np.maximum(brows, seen_brows(log, masks))
     if rng.random() < 0.04 * strength:
         paint = np.clip(noise_field(rng, shape, rng.uniform(20, 90)) * 3, 0, 1)[..., None]
         log = log * (1 - paint) + paint * np.log(rng.uniform(0.02, 0.9, 3)).astype(np.float32)
+        brows = brows * (1 - paint[..., 0])
     srgb = np.clip(np.exp(log), 0, 1) ** (1 / 2.2)
-    return (srgb * 255 + 0.5).astype(np.uint8)
+    return Skin((srgb * 255 + 0.5).astype(np.uint8), (brows * 255 + 0.5).astype(np.uint8))
 
 
 def _age(log, masks, rng, age, strength):
@@ -317,22 +337,77 @@ def _make_up(log, masks, rng, strength):
     return _blend(log, masks.lashes, dark, rng.uniform(0.15, 0.95) * (0.3 + 0.7 * strength))
 
 
+def drawn_brows(
+    masks: SkinMasks, width: float, lift: NDArray[np.float32] | float
+) -> NDArray[np.float32]:
+    """Soft mask (rows, columns) of brows of a half-height and at a height in mm above the line."""
+    along = masks.brow_along
+    taper = np.clip(along / 5 + 0.2, 0, 1) * np.clip((62 - along) / 14, 0.25, 1)
+    away = np.abs(masks.brow_across - lift)
+    return _f(np.where(masks.brow > 0, np.clip(1.4 - away / (width * taper + 0.4), 0, 1), 0))
+
+
+def seen_brows(log: NDArray[np.float32], masks: SkinMasks) -> NDArray[np.float32]:
+    """Soft mask (rows, columns) of a texture's brows; the usual place if none stands out.
+
+    A brow is what differs from the skin above it, near the brow's line: the threshold between two
+    classes of brightness (Otsu 1979), one piece a side.
+
+    Args:
+        log: (rows, columns, 3) log linear colour.
+        masks: of the same layout.
+    """
+    usual = drawn_brows(masks, 3.3, 0.5)
+    bright = log.mean(-1)
+    out = np.zeros_like(usual)
+    for left in (False, True):
+        side = masks.left == left
+        own = side & (usual > 0.5)
+        near = side & (masks.brow_away < BROW_REACH_MM) & (masks.brow_across > -4.5)
+        above = side & (np.abs(masks.brow_away - 11) < 2.5) & (masks.brow_across > 5)
+        found = _standing_out(bright, near, above, own) if above.any() and own.any() else None
+        if found is not None and _length(masks, found > 0.5) < 0.75 * _length(masks, own):
+            found = None
+        out = np.where(side, usual if found is None else found, out)
+    return _f(out)
+
+
+def _length(masks: SkinMasks, brow: NDArray[np.bool_]) -> float:
+    """Extent of a mask in mm along the brow's line."""
+    return float(np.ptp(masks.brow_along[brow])) if brow.any() else 0.0
+
+
+def _standing_out(bright, near, above, own) -> NDArray[np.float32] | None:
+    """The piece of `near` that differs most from `above`; None if it is none or no brow's size."""
+    from scipy.ndimage import gaussian_filter
+    from skimage.filters import threshold_otsu
+    from skimage.measure import label
+
+    differs = np.median(bright[above]) - gaussian_filter(bright, 0.7)
+    differs = differs if np.median(differs[own]) >= 0 else -differs
+    threshold = threshold_otsu(differs[near])
+    pieces = np.asarray(label(near & (differs > threshold), connectivity=1))
+    if not pieces.any() or threshold < FAINTEST_BROW:
+        return None
+    found = pieces == 1 + np.argmax(np.bincount(pieces[own], minlength=2)[1:])
+    if not 0.5 * own.sum() < found.sum() < 3 * own.sum() or not (found & own).any():
+        return None
+    return _f(np.clip(gaussian_filter(found.astype(np.float32), 0.6), 0, 1))
+
+
 def _facial_hair(log, masks, rng, age, strength):
-    """Brows with strokes, stubble or a painted beard, and a shaved scalp's shadow."""
+    """Brows with strokes, stubble or a painted beard, a shaved scalp's shadow; also: the brows."""
     shape = log.shape[:2]
     shade = np.exp(rng.uniform(np.log(0.006), np.log(0.12)))
     colour = shade * np.array([1.0, rng.uniform(0.6, 0.9), rng.uniform(0.35, 0.75)])
     grey = np.clip((age - 0.5) * 2.4, 0, 1) * rng.uniform(0, 1)
     colour = colour * (1 - grey) + grey * rng.uniform(0.15, 0.45)
     grain = rng.random(shape).astype(np.float32)
+    mask = np.zeros(shape, np.float32)
     if strength >= 1 or rng.random() < 0.1:
-        width = rng.uniform(1.6, 5.0)
-        along = masks.brow_along
-        taper = np.clip(along / 5 + 0.2, 0, 1) * np.clip((62 - along) / 14, 0.25, 1)
+        width, along = rng.uniform(1.6, 5.0), masks.brow_along
         lift = rng.normal(0.5, 1.6) + rng.normal(0, 1) * np.sin(along / 17)
-        d = np.abs(masks.brow_across - lift)
-        mask = np.clip(1.4 - d / (width * taper + 0.4), 0, 1) * (masks.brow > 0)
-        mask = np.where(masks.brow > 0, mask, 0)
+        mask = drawn_brows(masks, width, lift)
         stroke = 0.55 + 0.45 * np.sin(along * 4 + masks.brow_across * rng.uniform(2, 5))
         gaps = np.clip(stroke + grain - 0.35, 0, 1) if rng.random() < 0.7 else 1.0
         log = _blend(log, mask * gaps, colour, rng.uniform(0.25, 1.0))
@@ -343,4 +418,4 @@ def _facial_hair(log, masks, rng, age, strength):
     if rng.random() < 0.5 * strength:
         dense = np.clip(masks.scalp * rng.uniform(0.3, 1.3) - 0.3 * grain, 0, 1)
         log = _blend(log, dense, colour, rng.uniform(0.1, 0.8))
-    return log
+    return log, mask

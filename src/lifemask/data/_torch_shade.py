@@ -160,6 +160,18 @@ def _skin(scene: Surfaces, image: Tensor, s: Tensor, t: Tensor) -> Tensor:
     return (scene.mix[image] @ linear[..., None])[..., 0].clamp(min=MIN_ALBEDO)
 
 
+def bilinear(
+    planes: Float[Tensor, "b h w"], image: Int[Tensor, "p"], uv: Float[Tensor, "p 2"]
+) -> Float[Tensor, "p"]:
+    """Planes between their texels' centres, held at the borders."""
+    x, y = (uv[:, k].clamp(0, planes.shape[2 - k] - 1.001) for k in (0, 1))
+    ix, iy = x.long(), y.long()
+    fx, fy = x - ix, y - iy
+    above = planes[image, iy, ix] * (1 - fx) + planes[image, iy, ix + 1] * fx
+    below = planes[image, iy + 1, ix] * (1 - fx) + planes[image, iy + 1, ix + 1] * fx
+    return above * (1 - fy) + below * fy
+
+
 def _eye(m: Tensor, noise: Tensor, s: Tensor, t: Tensor) -> Tensor:
     radius = torch.hypot(s, t)
     ray = noise1(noise, (torch.atan2(t, s) + 3.1416) * 12 + m[:, 13])

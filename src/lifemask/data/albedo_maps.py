@@ -83,7 +83,7 @@ class MapMaker:
         plain = toned[0] * 255
         while True:
             age = float(rng.beta(1.1, 1.4))
-            skin = vary_skin(toned, self.masks, rng, age)
+            skin = vary_skin(toned, self.masks, rng, age).srgb
             if is_painted(skin[tuple(self.bare.T)], plain[tuple(self.bare.T)]):
                 continue
             own = (self.masks.lips + self.masks.lid).clip(0, 1)[..., None]

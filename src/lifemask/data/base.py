@@ -207,11 +207,16 @@ def read_labels(path: Path) -> dict[str, ndarray]:
         raise UserError(f"cannot read {path}: {error}. See docs/landmarker.md, Data") from error
 
 
-def read_cache_header(folder: Path) -> dict[str, Any]:
-    """`header.json` of a cache of renders that may be trained on.
+def read_cache_header(folder: Path, held_out: bool = False) -> dict[str, Any]:
+    """`header.json` of a cache of renders.
+
+    Args:
+        folder: of the cache.
+        held_out: to be scored, not trained on: people who are reserved for tests may be there.
 
     Raises:
-        UserError: it is missing or broken, or the cache shows people who are reserved for tests.
+        UserError: it is missing or broken, or the cache shows people who are reserved for tests
+            and is not asked for as such.
     """
     from lifemask.data.synthetic import HELD_OUT_SEED
 
@@ -219,7 +224,7 @@ def read_cache_header(folder: Path) -> dict[str, Any]:
         header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is no cache of renders: {error}") from error
-    if int(header.get("seed", 0)) >= HELD_OUT_SEED:
+    if int(header.get("seed", 0)) >= HELD_OUT_SEED and not held_out:
         raise UserError(
             f"{folder} holds test people (seeds from {HELD_OUT_SEED}): train on another seed"
         )

@@ -35,7 +35,7 @@ CLASSES = (
     "glasses", "headwear", "facewear",
 )  # fmt: skip
 TO_REGION = (8, 4, 0, 2, 2, 3, 3, 6, 6, 5, 1, 1, 6, 7, 4, 8, 4, 7, 8)  # by official class id
-SIZE = 192
+SIZE = 384
 EXPAND = 1.6  # side of the stored picture in landmark squares: room to turn and shift the view
 HELD_OUT = 10
 SPLIT_SEED = 0

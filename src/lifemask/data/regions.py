@@ -67,17 +67,21 @@ def merged(first: RegionSet, second: RegionSet) -> RegionSet:
     return RegionSet(first.name, images, regions, first.view_side_px)
 
 
-def load_region_cache(folder: Path, shards: slice = slice(None)) -> RegionSet:
+def load_region_cache(
+    folder: Path, shards: slice = slice(None), held_out: bool = False
+) -> RegionSet:
     """The complete shards with region maps of a folder that `lifemask.data.synthetic` wrote.
 
     Args:
         folder: holds `header.json`, `images-XXXX.npy` and `regions-XXXX.npy`; they are mapped.
         shards: which of the shards, in the header's order.
+        held_out: to be scored: people who are reserved for tests may be there.
 
     Raises:
-        UserError: no shard with region maps there, or maps of other classes than ours.
+        UserError: no shard with region maps there, maps of other classes than ours, or people
+            reserved for tests that are not asked for as such.
     """
-    header = read_cache_header(folder)
+    header = read_cache_header(folder, held_out)
     names = [s for s in header.get("shards", []) if "regions" in s][shards]
     if not names:
         raise UserError(

@@ -181,6 +181,7 @@ class Banks:
 
     Attributes:
         skins: (n, rows, columns, 3) uint8 sRGB.
+        brows: (n, rows, columns) uint8, above 127 where the skin shows a brow.
         skin_freedom: (n,) how far the tone may be moved, see `random_skin_tone`.
         skin_age: (n,) in [0, 1].
         scalp_hair: (n,) the skin's own texture shows hair on the skull.
@@ -188,6 +189,7 @@ class Banks:
     """
 
     skins: NDArray[np.uint8]
+    brows: NDArray[np.uint8]
     skin_freedom: NDArray[np.float32]
     skin_age: NDArray[np.float32]
     scalp_hair: NDArray[np.bool_]
@@ -230,10 +232,11 @@ class Generator:
                 freedom.append(1.0)
             ages.append(age)
         backgrounds = background_bank(self.surroundings, rng, self.config.bank_size)
-        hair = [scalp_is_hair(s, self.texel_region, self.rig.cheek_texels) for s in skins]
+        textures = np.stack([skin.srgb for skin in skins])
+        hair = [scalp_is_hair(s, self.texel_region, self.rig.cheek_texels) for s in textures]
         return Banks(
-            np.stack(skins), np.array(freedom, np.float32), np.array(ages, np.float32),
-            np.array(hair), backgrounds,
+            textures, np.stack([skin.brows for skin in skins]), np.array(freedom, np.float32),
+            np.array(ages, np.float32), np.array(hair), backgrounds,
         )  # fmt: skip
 
     def scenes(self, indices: Sequence[int]) -> Iterator[tuple[Scene, Banks]]:

@@ -259,12 +259,16 @@ class TorchEngine:
         hit = shade.hits(surfaces, inverse, ids, ss)
         kind = self._region_of_material[hit.material].long()
         rows, columns = self._texel_region.shape
-        texel = (hit.uv + 0.5).long()
+        texel = (regions.FINER * (hit.uv + 0.5)).long()
         found = self._texel_region[
             texel[:, 1].clamp(0, rows - 1), texel[:, 0].clamp(0, columns - 1)
         ].long()
         hair = [bool(b.scalp_hair[s.tone.skin]) for b, s in zip(banks, scenes, strict=True)]
         scalp = torch.tensor([regions.HAIR if h else regions.SKIN for h in hair], device=ids.device)
+        pairs = zip(banks, scenes, strict=True)
+        brows = torch.stack([torch.from_numpy(b.brows[s.tone.skin]) for b, s in pairs])
+        brow = shade.bilinear(brows.to(hit.uv), hit.image, hit.uv) > 127.5
+        found = torch.where((found == regions.SKIN) & brow, regions.BROWS, found)
         found = torch.where(found == regions.SCALP, scalp[hit.image], found)
         kind = torch.where(kind == regions.LOOK_UP, found, kind)
         size = ids.shape[1] // ss

@@ -40,7 +40,7 @@ class PairConfig:
             hand or cloth; without a parser all count alike.
         flow_backend: key of `nn.census_flow.FLOW_BACKENDS`.
         size: side in px at which frames are redrawn and compared.
-        parse_size: side in px at which the parser sees them.
+        parse_size: side in px at which the parser sees them; the shipped one has learned 256.
     """
 
     photometric: float = 0.2
@@ -51,7 +51,7 @@ class PairConfig:
     occluders: bool = True
     flow_backend: str = "census"
     size: int = 64
-    parse_size: int = 128
+    parse_size: int = 256
 
 
 class PairTerms(nn.Module):
@@ -189,7 +189,7 @@ class FrozenParser(nn.Module):
 def load_frozen_parser(family: Family = "open", half: bool = False) -> FrozenParser:
     """The shipped parser as a torch module that gives logits (b, 9, s, s) of `REGION_NAMES`.
 
-    It was trained on crops of 128 px; s must be a multiple of 16.
+    It was trained on crops of 256 px; s must be a multiple of 32.
 
     Args:
         family: "open" or "research", see `faces.parsing.load_parser`.

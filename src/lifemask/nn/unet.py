@@ -33,7 +33,7 @@ class UNetConfig:
         size: side of the input crop in px, a multiple of `fold * 2 ** (levels - 1)`.
         fold: side of the pixel blocks that the first level takes as channels; 1 = single pixels.
         widths: channels of the levels, finest first.
-        down: 3x3 convolutions per level on the way down.
+        down: 3x3 convolutions per level on the way down; a tuple, finest first, if they differ.
         up: 3x3 convolutions per level on the way up.
         merge: how the way up takes in the way down: "cat" (paper) or "add" (half the channels).
     """
@@ -42,7 +42,7 @@ class UNetConfig:
     size: int = 128
     fold: int = 1
     widths: tuple[int, ...] = (32, 64, 128, 256)
-    down: int = 2
+    down: int | tuple[int, ...] = 2
     up: int = 2
     merge: Literal["cat", "add"] = "cat"
 
@@ -51,8 +51,15 @@ class UNetConfig:
         step = self.fold * 2 ** (len(self.widths) - 1)
         if self.size % step:
             raise ValueError(f"size {self.size} is not a multiple of {step}")
+        if len(self.convolutions) != len(self.widths):
+            raise ValueError(f"down has {len(self.convolutions)} levels, widths {len(self.widths)}")
         if self.merge not in ("cat", "add"):
             raise ValueError(f"unknown merge {self.merge!r}; valid: cat, add")
+
+    @property
+    def convolutions(self) -> tuple[int, ...]:
+        """Convolutions of each level on the way down."""
+        return (self.down,) * len(self.widths) if isinstance(self.down, int) else self.down
 
 
 class UNet(nn.Module):
@@ -69,7 +76,7 @@ class UNet(nn.Module):
         folded = 3 * config.fold**2
         inputs = (folded, *widths[:-1])
         self.down = nn.ModuleList(
-            _units(i, w, config.down) for i, w in zip(inputs, widths, strict=True)
+            _units(*sizes) for sizes in zip(inputs, widths, config.convolutions, strict=True)
         )
         self.lift = nn.ModuleList(
             nn.Conv2d(deep, w, 1) for w, deep in zip(widths[:-1], widths[1:], strict=True)
@@ -91,6 +98,33 @@ class UNet(nn.Module):
             merged = torch.cat((skip, lifted), 1) if self.config.merge == "cat" else skip + lifted
             x = self.up[number](merged)
         return functional.pixel_shuffle(self.head(x), self.config.fold)
+
+
+def grown(weights: Mapping[str, Tensor], network: UNet) -> dict[str, Tensor]:
+    """Weights for a network from those of one that lacks its finest level.
+
+    The smaller network's levels become the coarser ones of the larger, which sees twice the
+    resolution; what does not fit, the first convolution behind the new level and the head, keeps
+    the network's own weights. As in Karras et al., "Progressive Growing of GANs" (ICLR 2018), but
+    at once.
+
+    Args:
+        weights: of the smaller network.
+        network: the larger one.
+
+    Raises:
+        ValueError: the networks' deepest levels differ.
+    """
+    own = network.state_dict()
+    moved = {}
+    for name, value in weights.items():
+        part, *rest = name.split(".", 2)
+        if part != "head":
+            moved[".".join((part, str(int(rest[0]) + 1), *rest[1:]))] = value
+    fitting = {k: v for k, v in moved.items() if k in own and own[k].shape == v.shape}
+    if f"down.{len(network.down) - 1}.0.0.weight" not in fitting:
+        raise ValueError("its network is not this one without the finest level")
+    return own | fitting
 
 
 class RegionExport(nn.Module):

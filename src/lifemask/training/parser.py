@@ -1,16 +1,8 @@
-"""Train the region parser.
-
-    lifemask train parser --recipe cpu --family research --cache CACHE --cache CACHE2 \
-        --portraits facesynth100.tar --run runs/parser-research
-
-A run is resumed by the same command. `--cache` may be given several times.
-"""
+"""Data, batches, loss and scores of the region parser's training; `parser_trainable` runs it."""
 
 from __future__ import annotations
 
-import argparse
-import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +17,11 @@ from lifemask.data.facesynthetics import load_facesynthetics
 from lifemask.data.region_augment import NO_REGION_AUGMENTATION, draw_batch
 from lifemask.data.regions import RegionSet, load_region_cache, merged
 from lifemask.evaluation.regions import confusion_per_image, intersection_over_union, mean_iou
-from lifemask.nn.unet import UNet
+from lifemask.nn.unet import UNet, UNetConfig, grown
 from lifemask.training.checkpoint import averaged_weights
 from lifemask.training.loop import LoopConfig, train
 from lifemask.training.parser_loss import ParserLoss
-from lifemask.training.parser_recipes import PARSER, ParserRecipe
-from lifemask.training.recipes import Family
+from lifemask.training.parser_recipes import ParserRecipe
 from lifemask.types import REGION_NAMES
 
 SOURCES = ("renders", "portraits")
@@ -130,9 +121,8 @@ def step_loss(
     network: nn.Module, criterion: nn.Module, batch: Batch, step: int
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss of one batch, moved to the network's device."""
-    del step
     device = next(network.parameters()).device
-    return criterion(network(batch.crops.to(device)), batch.regions.to(device))
+    return criterion(network(batch.crops.to(device)), batch.regions.to(device), step)
 
 
 @torch.no_grad()
@@ -169,6 +159,22 @@ def evaluate(
     return metrics
 
 
+def initial_weights(run: Path, config: UNetConfig) -> dict[str, Tensor]:
+    """Averaged weights of a run to start a network from; those of a run at half the size grow.
+
+    Raises:
+        UserError: the run has no checkpoint, or one of another network.
+    """
+    weights, network = averaged_weights(run), UNet(config)
+    own = {name: value.shape for name, value in network.state_dict().items()}
+    if {name: value.shape for name, value in weights.items()} == own:
+        return weights
+    try:
+        return grown(weights, network)
+    except ValueError as error:
+        raise UserError(f"cannot start from {run}: {error}") from error
+
+
 def run_training(
     recipe: ParserRecipe,
     corpus: Corpus,
@@ -198,60 +204,3 @@ def run_training(
     )
     assert isinstance(averaged, UNet)
     return averaged
-
-
-def loop_config(recipe: ParserRecipe, run: Path, seconds: float = 0.0) -> LoopConfig:
-    """The loop's settings that follow from a recipe."""
-    return LoopConfig(
-        optim=recipe.optim,
-        run=run,
-        seed=recipe.seed,
-        device=recipe.device,
-        precision=recipe.precision,
-        processes=recipe.processes,
-        workers=recipe.workers,
-        evaluate_every=recipe.evaluate_every,
-        save_every=recipe.save_every,
-        seconds=seconds,
-    )
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="lifemask train parser", description=__doc__)
-    parser.add_argument("--recipe", choices=PARSER, default="cpu")
-    parser.add_argument("--family", choices=("open", "research"), default="open")
-    parser.add_argument("--cache", type=Path, action="append", required=True, help="renders")
-    parser.add_argument("--portraits", type=Path, help="FaceSynthetics: folder, zip or tar")
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run; resumes")
-    parser.add_argument("--start-from", type=Path, help="run whose averaged weights to start from")
-    parser.add_argument("--steps", type=int, help="instead of the recipe's")
-    parser.add_argument("--rate", type=float, help="peak learning rate instead of the recipe's")
-    parser.add_argument("--precision", help='instead of the recipe\'s, e.g. "32-true"')
-    parser.add_argument("--seconds", type=float, default=0.0, help="stop after so long")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    recipe = chosen_recipe(options)
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    corpus = load_corpus(recipe, options.cache, options.portraits)
-    sizes = {k: [len(one) for one in sets] for k, sets in corpus.training.items()}
-    logging.info("pictures: %s", sizes)
-    initial = averaged_weights(options.start_from) if options.start_from else None
-    run_training(recipe, corpus, loop_config(recipe, options.run, options.seconds), initial)
-
-
-def chosen_recipe(options: argparse.Namespace) -> ParserRecipe:
-    """The recipe with the command line's changes."""
-    family: Family = options.family
-    recipe = replace(PARSER[options.recipe](family), seed=options.seed)
-    optim = recipe.optim
-    optim = replace(optim, steps=options.steps) if options.steps else optim
-    optim = replace(optim, peak_rate=options.rate) if options.rate else optim
-    recipe = replace(recipe, optim=optim)
-    return replace(recipe, precision=options.precision) if options.precision else recipe
-
-
-if __name__ == "__main__":
-    main()

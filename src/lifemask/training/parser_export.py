@@ -92,9 +92,10 @@ def compare_engines(network: UNet, graph: bytes, batches: tuple[int, ...]) -> fl
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     run = trained_run(argparse.ArgumentParser(description=__doc__), SOURCES, arguments)
-    card = {"summary": "nine face regions per pixel of a 128 px crop", "kind": "parser"}
-    card |= run.card | {"measured": _measured(run.card["measured"])}
     config, options = config_from_dict(run.net), run.options
+    summary = f"nine face regions per pixel of a {config.size} px crop"
+    card = {"summary": summary, "kind": "parser"}
+    card |= run.card | {"measured": _measured(run.card["measured"])}
     export_parser(run.weights, config, options.folder, options.name, card)
 
 

@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lifemask.training.checkpoint import averaged_weights
 from lifemask.training.loop import LoopConfig
-from lifemask.training.parser import load_corpus, run_training
+from lifemask.training.parser import initial_weights, load_corpus, run_training
 from lifemask.training.parser_recipes import PARSER, ParserRecipe
 from lifemask.training.trainable import Switch, Trainable, shorten_optim
 
@@ -22,7 +21,7 @@ def add_options(group: Any) -> None:
     add = group.add_argument
     add("--cache", type=Path, action="append", required=True, help="renders; may be repeated")
     add("--portraits", type=Path, help="FaceSynthetics: folder, zip or tar")
-    add("--start-from", type=Path, help="run whose averaged weights to start from")
+    add("--start-from", type=Path, help="run to start from, at this size or half of it")
 
 
 def run(recipe: ParserRecipe, options: argparse.Namespace, config: LoopConfig) -> None:
@@ -30,7 +29,8 @@ def run(recipe: ParserRecipe, options: argparse.Namespace, config: LoopConfig) -
     corpus = load_corpus(recipe, options.cache, options.portraits)
     sizes = {k: [len(one) for one in sets] for k, sets in corpus.training.items()}
     logger.info("pictures: %s", sizes)
-    initial = averaged_weights(options.start_from) if options.start_from else None
+    start = options.start_from
+    initial = initial_weights(start, recipe.net) if start else None
     select = min(name for name in corpus.held_out if name.startswith("renders"))
     config = replace(config, select=select, select_highest=True)
     run_training(recipe, corpus, config, initial)
