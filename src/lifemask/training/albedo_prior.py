@@ -27,7 +27,7 @@ from lifemask.data.albedo_maps import cheek_luminance
 from lifemask.nn.albedo_vae import AlbedoVae, VaeOutput, kl_divergence
 from lifemask.training.albedo_pca import learn_basis, save_basis
 from lifemask.training.loop import LoopConfig, train
-from lifemask.training.recipes import Family, OptimConfig
+from lifemask.training.recipes import Family, OptimConfig, RunRecipe
 from lifemask.training.trainable import Switch, Trainable, shorten_optim
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class AlbedoLossConfig:
 
 
 @dataclass(frozen=True)
-class AlbedoPriorRecipe:
+class AlbedoPriorRecipe(RunRecipe):
     """All settings of a run.
 
     Attributes:
@@ -72,14 +72,6 @@ class AlbedoPriorRecipe:
         maps: training maps.
         held_out: maps of the held-out skins.
         pca_side: side of the linear basis's maps.
-        seed: of everything random.
-        device: for lightning.fabric: "cpu", "cuda" or "auto".
-        precision: for lightning.fabric.
-        processes: data-parallel processes that share a batch.
-        threads: of torch per process on a CPU; 0 leaves them as they are.
-        workers: threads that prepare batches.
-        evaluate_every: steps between evaluations on held-out data.
-        save_every: steps between checkpoints.
     """
 
     name: str
@@ -90,14 +82,6 @@ class AlbedoPriorRecipe:
     maps: int = 6000
     held_out: int = 300
     pca_side: int = 64
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "32-true"
-    processes: int = 1
-    threads: int = 1
-    workers: int = 1
-    evaluate_every: int = 500
-    save_every: int = 250
 
 
 def smoke(family: Family = "open") -> AlbedoPriorRecipe:

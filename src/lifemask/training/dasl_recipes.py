@@ -8,11 +8,11 @@ from typing import Literal
 
 from lifemask.methods.dasl import DaslConfig, DaslLossConfig
 from lifemask.training.dasl_batches import DaslBatchConfig
-from lifemask.training.recipes import Family, OptimConfig
+from lifemask.training.recipes import Family, OptimConfig, RunRecipe
 
 
 @dataclass(frozen=True)
-class DaslRecipe:
+class DaslRecipe(RunRecipe):
     """All settings of a 2DASL run.
 
     Stage 1 learns from labelled renders with all terms but the self-critic; stage 2 fills half of
@@ -36,15 +36,7 @@ class DaslRecipe:
             faces follow from the rest of the recipe.
         wild_share: share of unlabelled faces in a batch of stage 2.
         wild_renders: share of the renders that lose their labels, in the open family.
-        seed: of everything random.
-        device: for lightning.fabric: "cpu", "cuda" or "auto".
-        precision: for lightning.fabric.
-        processes: data-parallel processes that share a batch.
-        threads: of torch per process on a CPU; 0 leaves them as they are.
-        workers: threads that prepare batches.
-        evaluate_every: steps between evaluations on held-out data.
         evaluate_crops: at most so many crops of each held-out set.
-        save_every: steps between checkpoints.
         held_out_renders: number of first shards kept for evaluation.
         select: validation metric that marks the best checkpoint; lowest is best.
     """
@@ -62,15 +54,7 @@ class DaslRecipe:
     batches: DaslBatchConfig = field(default_factory=DaslBatchConfig)
     wild_share: float = 0.5
     wild_renders: float = 0.25
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "32-true"
-    processes: int = 1
-    threads: int = 1
-    workers: int = 1
-    evaluate_every: int = 500
     evaluate_crops: int = 500
-    save_every: int = 250
     held_out_renders: int = 1
     select: str = "renders-open"
 

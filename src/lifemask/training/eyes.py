@@ -33,7 +33,7 @@ from lifemask.training.eyes_batches import (
     make_batch,
 )
 from lifemask.training.loop import LoopConfig, train
-from lifemask.training.recipes import Family, OptimConfig
+from lifemask.training.recipes import Family, OptimConfig, RunRecipe
 from lifemask.training.trainable import Switch, Trainable, shorten_optim
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class EyeLossConfig:
 
 
 @dataclass(frozen=True)
-class EyeRecipe:
+class EyeRecipe(RunRecipe):
     """All settings of a run.
 
     Attributes:
@@ -67,14 +67,6 @@ class EyeRecipe:
         net: sizes of the network.
         loss: weights of the terms.
         augment: how crops differ from the renders' own.
-        seed: of everything random.
-        device: for lightning.fabric: "cpu", "cuda" or "auto".
-        precision: for lightning.fabric.
-        processes: data-parallel processes that share a batch.
-        threads: of torch per process on a CPU; 0 leaves them as they are.
-        workers: threads that prepare batches.
-        evaluate_every: steps between evaluations on held-out data.
-        save_every: steps between checkpoints.
     """
 
     name: str
@@ -83,14 +75,6 @@ class EyeRecipe:
     net: EyeNetConfig = field(default_factory=EyeNetConfig)
     loss: EyeLossConfig = field(default_factory=EyeLossConfig)
     augment: EyeAugmentConfig = field(default_factory=EyeAugmentConfig)
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "32-true"
-    processes: int = 1
-    threads: int = 1
-    workers: int = 1
-    evaluate_every: int = 500
-    save_every: int = 250
 
 
 def smoke(family: Family = "open") -> EyeRecipe:

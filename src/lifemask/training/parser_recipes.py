@@ -9,7 +9,7 @@ from lifemask.data.augment import AugmentConfig
 from lifemask.data.region_augment import RegionAugmentConfig
 from lifemask.nn.unet import UNetConfig
 from lifemask.training.parser_loss import ParserLossConfig
-from lifemask.training.recipes import Family, OptimConfig
+from lifemask.training.recipes import Family, OptimConfig, RunRecipe
 
 _RENDER_VIEW = AugmentConfig(
     rotation_deg=32.0, scale=0.22, shift=0.07, gain=0.1, bias=0.03, gamma=0.1, grey=0.04,
@@ -19,7 +19,7 @@ RENDER_AUGMENT = RegionAugmentConfig(_RENDER_VIEW, occluder=0.12, low_resolution
 
 
 @dataclass(frozen=True)
-class ParserRecipe:
+class ParserRecipe(RunRecipe):
     """All settings of a parser run.
 
     Attributes:
@@ -31,14 +31,6 @@ class ParserRecipe:
         augment: strengths of the augmentation of portraits, which are clean and few.
         render_augment: of renders, which bring their camera faults and occluders with them.
         portraits: share of FaceSynthetics in a batch.
-        seed: of everything random.
-        device: for lightning.fabric: "cpu", "cuda" or "auto".
-        precision: for lightning.fabric.
-        processes: data-parallel processes that share a batch.
-        threads: of torch per process on a CPU; 0 leaves them as they are.
-        workers: threads that prepare batches.
-        evaluate_every: steps between evaluations on held-out data.
-        save_every: steps between checkpoints.
         held_out_renders: number of first shards kept for evaluation.
         evaluated: pictures per held-out set during training; `benchmarks/parsing.py` takes all.
     """
@@ -51,14 +43,6 @@ class ParserRecipe:
     augment: RegionAugmentConfig = field(default_factory=RegionAugmentConfig)
     render_augment: RegionAugmentConfig = field(default_factory=lambda: RENDER_AUGMENT)
     portraits: float = 0.0
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "32-true"
-    processes: int = 1
-    threads: int = 1
-    workers: int = 1
-    evaluate_every: int = 500
-    save_every: int = 250
     held_out_renders: int = 1
     evaluated: int = 200
 

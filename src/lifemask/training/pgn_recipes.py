@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from lifemask.methods._pgn_pairs import PairConfig
 from lifemask.methods.pgn import PgnConfig, PgnLossConfig
 from lifemask.training.pgn_batches import PgnBatchConfig
-from lifemask.training.recipes import Family, OptimConfig
+from lifemask.training.recipes import Family, OptimConfig, RunRecipe
 
 PAIRS = PairConfig(photometric=20.0, flow=5.0, semantic=5.0)
 """A hundred times the planned weights: other terms count px, and with the planned ones the pairs
@@ -20,7 +20,7 @@ people do not."""
 
 
 @dataclass(frozen=True)
-class PgnRecipe:
+class PgnRecipe(RunRecipe):
     """All settings of a PGN run.
 
     Attributes:
@@ -33,15 +33,7 @@ class PgnRecipe:
             family; "" starts from random weights.
         loss: terms and their weights.
         batches: what a batch is made of; batch, size and seed follow from the rest of the recipe.
-        seed: of everything random.
-        device: for lightning.fabric: "cpu", "cuda" or "auto".
-        precision: for lightning.fabric.
-        processes: data-parallel processes that share a batch.
-        threads: of torch per process on a CPU; 0 leaves them as they are.
-        workers: threads that prepare batches.
-        evaluate_every: steps between evaluations on held-out data.
         evaluate_crops: at most so many crops of each held-out set.
-        save_every: steps between checkpoints.
         held_out_renders: number of first shards of each cache kept for evaluation.
         select: validation metric that marks the best checkpoint; lowest is best.
     """
@@ -54,15 +46,7 @@ class PgnRecipe:
     start: str = "landmarker"
     loss: PgnLossConfig = field(default_factory=PgnLossConfig)
     batches: PgnBatchConfig = field(default_factory=PgnBatchConfig)
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "32-true"
-    processes: int = 1
-    threads: int = 1
-    workers: int = 1
-    evaluate_every: int = 500
     evaluate_crops: int = 500
-    save_every: int = 250
     held_out_renders: int = 1
     select: str = "renders-open"
 

@@ -79,8 +79,33 @@ class LandmarkLossConfig:
     unit: float = 0.04
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunRecipe:
+    """How a run is carried out: what the recipes of all networks share.
+
+    Attributes:
+        seed: of everything random.
+        device: for lightning.fabric: "cpu", "cuda" or "auto".
+        precision: for lightning.fabric.
+        processes: data-parallel processes that share a batch.
+        threads: of torch per process on a CPU; 0 leaves them as they are.
+        workers: threads that prepare batches.
+        evaluate_every: steps between evaluations on held-out data.
+        save_every: steps between checkpoints.
+    """
+
+    seed: int = 0
+    device: str = "cpu"
+    precision: str = "32-true"
+    processes: int = 1
+    threads: int = 1
+    workers: int = 1
+    evaluate_every: int = 500
+    save_every: int = 250
+
+
 @dataclass(frozen=True)
-class LandmarkerRecipe:
+class LandmarkerRecipe(RunRecipe):
     """All settings of a landmarker run.
 
     Attributes:
@@ -91,14 +116,6 @@ class LandmarkerRecipe:
         loss: weights of the terms.
         augment: strengths of the augmentation.
         mix: share of "renders", "aflw21", "ytf68" in a batch.
-        seed: of everything random.
-        device: for lightning.fabric: "cpu", "cuda" or "auto".
-        precision: for lightning.fabric.
-        processes: data-parallel processes that share a batch.
-        threads: of torch per process on a CPU; 0 leaves them as they are.
-        workers: threads that prepare batches.
-        evaluate_every: steps between evaluations on held-out data.
-        save_every: steps between checkpoints.
         held_out_renders: number of first shards kept for evaluation.
         select: validation metric that marks the best checkpoint; lowest is best.
     """
@@ -110,14 +127,6 @@ class LandmarkerRecipe:
     loss: LandmarkLossConfig = field(default_factory=LandmarkLossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mix: tuple[float, float, float] = (1.0, 0.0, 0.0)
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "32-true"
-    processes: int = 1
-    threads: int = 1
-    workers: int = 1
-    evaluate_every: int = 500
-    save_every: int = 500
     held_out_renders: int = 1
     select: str = "renders-open"
 

@@ -8,11 +8,11 @@ from typing import Literal
 
 from lifemask.methods._retexture_loss import RetextureLossConfig
 from lifemask.methods._retexture_net import RetextureConfig
-from lifemask.training.recipes import Family, OptimConfig
+from lifemask.training.recipes import Family, OptimConfig, RunRecipe
 
 
 @dataclass(frozen=True)
-class RetextureRecipe:
+class RetextureRecipe(RunRecipe):
     """All settings of a run.
 
     Stage A learns from renders with their truth; in stage B a share of each batch has none: photos
@@ -29,16 +29,8 @@ class RetextureRecipe:
         holes: chance that a face gets extra hidden texels.
         perceptual: features of the perceptual and style terms: "backbone" of our landmark network,
             or "none".
-        seed: of everything random.
-        device: for lightning.fabric: "cpu", "cuda" or "auto".
-        precision: for lightning.fabric.
         unused_parameters: with several processes, steps may leave critics out, as early ones do.
-        processes: data-parallel processes that share a batch.
-        threads: of torch per process on a CPU; 0 leaves them as they are.
-        workers: threads that prepare batches.
-        evaluate_every: steps between evaluations on held-out heads.
         evaluate_faces: at most so many held-out pictures.
-        save_every: steps between checkpoints.
         select: validation metric that marks the best checkpoint; lowest is best.
     """
 
@@ -51,16 +43,8 @@ class RetextureRecipe:
     wild_share: float = 0.5
     holes: float = 0.5
     perceptual: Literal["backbone", "none"] = "backbone"
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "32-true"
     unused_parameters: bool = True
-    processes: int = 1
-    threads: int = 1
-    workers: int = 1
-    evaluate_every: int = 500
     evaluate_faces: int = 160
-    save_every: int = 250
     select: str = "albedo"
 
 
