@@ -64,7 +64,7 @@ def test_a_pair_comes_back_from_its_shard(tmp_path, points, surface):
 def test_settings_that_cannot_work_are_refused():
     for wrong in (
         {"mode": "neither"}, {"heads": "flame"}, {"blend": "feather"}, {"complete": "net"},
-        {"inpaint": "net"}, {"size": 4}, {"grid": 0}, {"box": 4}, {"box": 0}, {"near": 1},
+        {"inpaint": "telea"}, {"size": 4}, {"grid": 0}, {"box": 4}, {"box": 0}, {"near": 1},
         {"attempts": 0}, {"shard_size": 0}, {"bank_size": 0},
     ):  # fmt: skip
         with pytest.raises(UserError, match=next(iter(wrong))):

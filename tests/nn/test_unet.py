@@ -68,6 +68,19 @@ def test_probabilities_sum_to_one():
     assert found.min() >= 0
 
 
+def test_pixel_blocks_are_smoothed_in_the_product_and_plain_nets_are_not():
+    """A grid of single pixels in the scores is gone; a flat score and a border stay."""
+    torch.manual_seed(0)
+    crops = torch.rand(1, 3, 32, 32)
+    for config, smooth in ((SMALL, True), (PLAIN, False)):
+        network = UNet(config).eval()
+        with torch.no_grad():
+            scores, found = network(crops), RegionExport(network).eval()(crops)
+        padded = torch.nn.functional.pad(scores, (1, 1, 1, 1), value=float("nan"))
+        around = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4).nanmean(-1)
+        torch.testing.assert_close(found, (around if smooth else scores).softmax(1))
+
+
 def test_recipes_see_the_crop_of_the_paper_and_one_has_a_cheaper_finest_level():
     assert PAPER_NET.widths[0] == 32 and len(PAPER_NET.widths) == 4
     assert (PAPER_NET.size, CPU_NET.size) == (256, 256)

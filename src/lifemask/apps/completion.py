@@ -32,8 +32,8 @@ PROTOCOLS = (
     "facescape_lab", "micc_deep3d", "micc_genova", "facewarehouse",
 )  # fmt: skip
 NETWORKS = (
-    "landmarker", "dasl", "pgn", "parser", "albedo-prior", "retexture", "eyes", "rafare-base",
-    "rafare-fine", "rafare-normals",
+    "landmarker", "dasl", "pgn", "parser", "albedo-prior", "retexture", "eyes", "inpaint",
+    "rafare-base", "rafare-fine", "rafare-normals",
 )  # fmt: skip
 MODELS = ("ict", "flame2020", "flame2023", "bfm2009", "bfm2017", "sfm")
 FORMATS = ("glb", "obj", "ply", "json", "png")

@@ -16,6 +16,7 @@ from lifemask.data._synthetic_regions import SCALP
 
 if TYPE_CHECKING:
     from lifemask.data._pairs_fit import Fitted
+    from lifemask.data._pairs_inpaint import Fill
     from lifemask.data._pairs_render import Shot
 
 Blend = Literal["poisson", "paste"]
@@ -100,10 +101,20 @@ def occluders(fitted: Fitted) -> Mask:
     return grown(sure, 2 * depth, background & fitted.maps.head)
 
 
-def compose(fitted: Fitted, shot: Shot, layers: Layers, blend: Blend) -> NDArray[np.uint8]:
-    """The pseudo photo (S, S, 3); pixels outside the new head and the gap are the photo's own."""
+def compose(
+    fitted: Fitted, shot: Shot, layers: Layers, blend: Blend, fill: Fill = harmonic_fill
+) -> NDArray[np.uint8]:
+    """The pseudo photo (S, S, 3); pixels outside the new head and the gap are the photo's own.
+
+    Args:
+        fitted: the photo.
+        shot: the new head.
+        layers: from `choose_layers`.
+        blend: how the head joins the photo.
+        fill: what fills the gap, from pixels of neither face.
+    """
     photo = fitted.image.astype(np.float64) / 255
-    behind = harmonic_fill(photo, layers.gap, ~layers.swapped & ~layers.old)
+    behind = fill(photo, layers.gap, ~layers.swapped & ~layers.old)
     cover = shot.cover[..., None].astype(np.float64)
     over = cover * _head_colours(fitted, shot, layers, photo) + (1 - cover) * behind
     if blend == "poisson":

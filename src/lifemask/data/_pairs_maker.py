@@ -17,6 +17,8 @@ from lifemask.data import _pairs_head as heading
 from lifemask.data import _pairs_render as rendering
 from lifemask.data import _synthetic_photo as photography
 from lifemask.data import _synthetic_surroundings as around
+from lifemask.data._pairs_blend import harmonic_fill
+from lifemask.data._pairs_inpaint import Fill, create_fill
 from lifemask.data._pairs_labels import create_labels
 from lifemask.data._pairs_light import fit_light
 from lifemask.data._pairs_masks import Mask
@@ -69,8 +71,9 @@ class PairsMaker:
         wardrobes: Sequence[Wardrobe],
         networks: fitting.Networks,
         sources: Sources,
+        fill: Fill = harmonic_fill,
     ) -> None:
-        self.config = config
+        self.config, self._fill = config, fill
         self._wardrobes, self._networks, self._sources = tuple(wardrobes), networks, sources
 
     def banks(self, shard: int) -> tuple[Banks, ...]:
@@ -148,7 +151,7 @@ class PairsMaker:
         complete = config.complete == "mesh"
         shot = cast.shoot(placed, tone, gaze, found.light, complete, rng)
         layers = composing.choose_layers(fitted, shot, cast.scalp)
-        image = composing.compose(fitted, shot, layers, config.blend)
+        image = composing.compose(fitted, shot, layers, config.blend, self._fill)
         truth = layers.swapped & (layers.region < fitting.FACE_CLASSES)
         return Outcome(
             image, layers.region, truth, placed, fitted.source.index, round(fitted.residual, 6)
@@ -268,8 +271,9 @@ def create_pairs_maker(config: PairsConfig, data: Path) -> PairsMaker:
         UserError: something is missing.
     """
     torch.set_num_threads(1)
+    fill = create_fill(config)
     wardrobes = [create_wardrobe(name, config, data) for name in MODELS[config.heads]]
     sources = create_sources(config, data, wardrobes[0].generator)
     # what is for research anyway may be looked at by the networks that know photos best
     weights = "research" if config.licence == "research only" else "open"
-    return PairsMaker(config, wardrobes, fitting.load_networks(weights), sources)
+    return PairsMaker(config, wardrobes, fitting.load_networks(weights), sources, fill)

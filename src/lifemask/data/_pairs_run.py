@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from lifemask.assets import UserError
 from lifemask.data import shards
+from lifemask.data._pairs_inpaint import fill_facts
 from lifemask.data._pairs_maker import create_pairs_maker
 from lifemask.data._pairs_types import Pair, PairsConfig, StoredPair, to_stored
 from lifemask.data._synthetic_run import (
@@ -70,6 +71,8 @@ def create_job(
     )  # fmt: skip
     if config.photos not in ("renders", "aflw21"):  # workers may have another current folder
         config = replace(config, photos=str(Path(config.photos).resolve()))
+    if config.inpaint_weights:
+        config = replace(config, inpaint_weights=str(Path(config.inpaint_weights).resolve()))
     return RenderJob(shape, folder, count, data, create=SetUp(config, create), render=stored_pairs)
 
 
@@ -130,7 +133,9 @@ def _open_manifest(config: PairsConfig, job: RenderJob) -> dict[str, Any]:
     from lifemask.data.pairs import FORMAT, VERSION, read_header
     from lifemask.facemodel import load_face_model
 
-    settings = asdict(config) | {
+    chosen = asdict(config)
+    del chosen["inpaint_weights"]  # what is in them counts, not where they lie
+    settings = chosen | fill_facts(config) | {
         "generator_version": GENERATOR_VERSION, "data_sha1": data_sha1(job.data),
         "face_model_sha1": model_fingerprint(load_face_model("lifemask")),
     }  # fmt: skip

@@ -44,7 +44,8 @@ class PairsConfig:
         heads: face models of the swapped heads.
         blend: "poisson", or "paste" to leave it out.
         complete: "mesh": eyes, teeth and tongue are rendered in their place; "none": black holes.
-        inpaint: how what the old face leaves is filled: "harmonic".
+        inpaint: how what the old face leaves is filled: "harmonic", or by a network, "net".
+        inpaint_weights: folder of that network's weights; "" for those of the package.
         shard_size: pairs per shard.
         bank_size: skins and backgrounds drawn anew for each shard.
         attempts: photos that are tried for a pair.
@@ -64,7 +65,8 @@ class PairsConfig:
     heads: HeadChoice = "lifemask"
     blend: Blend = "poisson"
     complete: Literal["mesh", "none"] = "mesh"
-    inpaint: Literal["harmonic"] = "harmonic"
+    inpaint: Literal["harmonic", "net"] = "harmonic"
+    inpaint_weights: str = ""
     shard_size: int = 100
     bank_size: int = 24
     attempts: int = 16
@@ -80,7 +82,8 @@ class PairsConfig:
         """
         choices: dict[str, tuple[str, ...]] = {
             "mode": ("pairs", "fitted_only", "renders_only"), "heads": ("lifemask", "ict", "both"),
-            "blend": ("poisson", "paste"), "complete": ("mesh", "none"), "inpaint": ("harmonic",),
+            "blend": ("poisson", "paste"), "complete": ("mesh", "none"),
+            "inpaint": ("harmonic", "net"),
         }  # fmt: skip
         for name, valid in choices.items():
             if getattr(self, name) not in valid:
@@ -92,6 +95,8 @@ class PairsConfig:
         ):  # fmt: skip
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name} is {getattr(self, name)}; it lies in {low} to {high}")
+        if self.inpaint_weights and self.inpaint != "net":
+            raise UserError("inpaint_weights are those of --inpaint net; give both or neither")
         if self.box < 1 or self.box % 2 == 0:
             raise UserError(f"box is {self.box} voxels; it needs a middle, so an odd number")
 

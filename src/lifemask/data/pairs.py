@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lifemask.assets import UserError
+from lifemask.data._pairs_back import solid_back
 from lifemask.data._pairs_head import HeadParameters, ModelKit, PlacedHead, create_kit, place_head
 from lifemask.data._pairs_maker import PairsMaker, create_pairs_maker
 from lifemask.data._pairs_solid import Frame, Solid
@@ -130,8 +132,27 @@ def true_solid(pair: Pair, data: str | Path | None = None) -> Solid:
     return true_head(pair, data).solid
 
 
+def true_back(
+    pair: Pair, data: str | Path | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Depth and normals of the back of a pair's head behind the face that the picture shows.
+
+    No stored pair holds them; like `true_solid` they follow from its numbers.
+
+    Returns:
+        (S, S) z in the cube, NaN where the picture shows no true face or there is no back, and
+        (S, S, 3) unit normals turned to the viewer (inwards, n_z > 0), 0 there.
+
+    Raises:
+        UserError: as `true_head`.
+    """
+    depth, normals = solid_back(true_solid(pair, data), pair.size)
+    shown = np.isfinite(pair.depth) & np.isfinite(depth)
+    return np.where(shown, depth, np.float32(np.nan)), normals * shown[..., None]
+
+
 __all__ = [
     "DEVELOPMENT_SEED", "FORMAT", "VERSION", "Frame", "HeadParameters", "Pair", "PairSet",
     "PairsConfig", "PairsMaker", "Solid", "camera_of", "create_pairs_maker", "load_pairs",
-    "read_header", "to_stored", "true_head", "true_solid",
+    "read_header", "solid_back", "to_stored", "true_back", "true_head", "true_solid",
 ]  # fmt: skip

@@ -83,16 +83,28 @@ def carving(
         kappa: half-crops per unit of bump.
     """
     grid = sdf.shape[0]
-    depth = voxel_centres(grid, sdf.device)
-    inside = sdf < 0
-    count = inside.sum(-1)
-    middle = torch.einsum("xyz,z->xy", inside.to(depth), depth) / count.clamp(min=1)
-    middle = torch.where(count > 0, middle, depth[sdf.argmin(-1)])
+    depth, middle = voxel_centres(grid, sdf.device), middle_depths(sdf)
     ahead = -kappa * sample_columns(front.to(depth), grid)
     behind = torch.zeros_like(ahead)
     if back is not None:
         behind = kappa * sample_columns(back.to(depth), grid)
     return torch.where(depth > middle[..., None], ahead[..., None], behind[..., None])
+
+
+def middle_depths(sdf: Float[Tensor, "n n n"]) -> Float[Tensor, "n n"]:
+    """Where front and back of each column meet: the mean depth (N, N) of its inside samples.
+
+    A column beside the head, with no inside, has its smallest value there. In its middle a head is
+    thick, and no surface comes near.
+
+    Args:
+        sdf: (N, N, N), [ix, iy, iz], positive outside; of values far from 0 only the sign matters.
+    """
+    depth = voxel_centres(sdf.shape[0], sdf.device)
+    inside = sdf < 0
+    count = inside.sum(-1)
+    middle = torch.einsum("xyz,z->xy", inside.to(depth), depth) / count.clamp(min=1)
+    return torch.where(count > 0, middle, depth[sdf.argmin(-1)])
 
 
 def fit_kappa(samples: Iterable[tuple[Tensor, Tensor]]) -> float:

@@ -28,13 +28,14 @@ Level = Literal["base", "fine", "normals"]
 FIELDS = ("base", "fine")
 VIEW = tuple(View.__dataclass_fields__)
 LOOKS = ("base_features", "fine_features", "normals")
-"""Outputs of the graph `NAME.onnx`."""
+"""Outputs of the graph `NAME.onnx`; "normals_back" follows where there is such a network."""
+BACK = "normals_back"
 ASKS = ("features", *VIEW[1:], "points")
 """Inputs of the graphs of the fields."""
 
 
 class RafareNet(nn.Module):
-    """The three networks.
+    """The three networks, and that of the back's normals where the weights have one.
 
     Args:
         config: their sizes.
@@ -46,6 +47,7 @@ class RafareNet(nn.Module):
         self.base = FieldNet(config.base, starts_from_guide=True)
         self.fine = FieldNet(config.fine)
         self.normals = NormalNet(config.normals)
+        self.normals_back = None if config.normals_back is None else NormalNet(config.normals_back)
 
 
 class Answers(NamedTuple):
@@ -55,11 +57,14 @@ class Answers(NamedTuple):
         base: half-crops at points of the cube.
         fine: the fine level's r there; None at the level "base".
         normals: (s, s, 3) unit, camera frame; None below the level "normals".
+        normals_back: (s, s, 3) of the back, turned to the viewer; None below that level, and where
+            the weights have no network for them.
     """
 
     base: FieldFn
     fine: FieldFn | None
     normals: Float[Tensor, "s s 3"] | None
+    normals_back: Float[Tensor, "s s 3"] | None = None
 
 
 class SurfaceNetworks(Protocol):
@@ -96,8 +101,10 @@ class TorchRafare:
         device = next(net.parameters()).device
         view = View(*(getattr(view, name).to(device) for name in VIEW))
         fine = field_of(net.fine, _dark(view) if blind else view) if level != "base" else None
-        normals = net.normals(view)[0].permute(1, 2, 0).cpu() if level == "normals" else None
-        return Answers(field_of(net.base, view), fine, normals)
+        maps = []
+        for one in (net.normals, net.normals_back) if level == "normals" else ():
+            maps.append(None if one is None else one(view)[0].permute(1, 2, 0).cpu())
+        return Answers(field_of(net.base, view), fine, *(maps or (None, None)))
 
 
 class OnnxRafare:
@@ -119,13 +126,13 @@ class OnnxRafare:
 
     def look(self, view: View, level: Level, blind: bool = False) -> Answers:
         """See `SurfaceNetworks.look`; the level only says what is given back."""
-        base, fine, normals = self._features(view)
+        base, fine, *normals = self._features(view)
         if blind:
             fine = self._features(_dark(view))[1]
         return Answers(
             self._field("base", base, view),
             self._field("fine", fine, view) if level != "base" else None,
-            normals[0].permute(1, 2, 0) if level == "normals" else None,
+            *(found[0].permute(1, 2, 0) if level == "normals" else None for found in normals),
         )
 
     def _features(self, view: View) -> list[Tensor]:
@@ -144,19 +151,25 @@ class OnnxRafare:
 
 
 class LookNet(nn.Module):
-    """What the networks see of crops, for export: a `View` to `LOOKS`."""
+    """What the networks see of crops, for export: a `View` to its `outputs`."""
 
     def __init__(self, net: RafareNet) -> None:
         super().__init__()
         self.net = net
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what it gives."""
+        return LOOKS if self.net.normals_back is None else (*LOOKS, BACK)
+
     def forward(
         self, picture: Tensor, guide_depth: Tensor, guide_normals: Tensor, guide_there: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Last feature maps of both fields, and normals (b, 3, s, s)."""
+    ) -> tuple[Tensor, ...]:
+        """Last feature maps of both fields, and normals (b, 3, s, s), of the back too if any."""
         view = View(picture, guide_depth, guide_normals, guide_there)
         net = self.net
-        return net.base.encode(view)[-1], net.fine.encode(view)[-1], net.normals(view)
+        said = net.base.encode(view)[-1], net.fine.encode(view)[-1], net.normals(view)
+        return said if net.normals_back is None else (*said, net.normals_back(view))
 
 
 class AskNet(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lifemask.assets import UserError
-from lifemask.methods._rafare_carve import bump_map, carving, fit_kappa
+from lifemask.methods._rafare_carve import bump_map, carving, fit_kappa, middle_depths
 from lifemask.methods._rafare_integrate import integrate_normals
 from lifemask.methods._rafare_lattice import (
     WALL,
@@ -71,7 +71,8 @@ class FieldConfig:
             regressed normals are smoother than true ones.
         kappa: half-crops per unit of bump, for "divergence" and "both" (`fit_kappa`).
         kernel: side of the bump kernels in px at 512 px.
-        back: False ignores a normal map of the back.
+        back: False ignores a normal map of the back; with "integrate" and "both" it needs
+            `front=False`, too.
         length: half-crops, for "integrate" and "both": details longer than 2 pi times it stay the
             field's.
         outer: share of the cube's side that is left out at each of its six sides.
@@ -130,19 +131,68 @@ def extract_surface(
     room = create_room(mask_face, config.grid, config.erode, config.outer)
     sampler = FieldSampler(base, fine if config.fine else None, room, config)
     sdf = sampler.settle()
+    back = normals_back if config.back else None
     if config.carve == "divergence" and normals is not None:
-        back = normals_back if config.back else None
         front_bump = bump_map(normals, mask_face, config.kernel)
         back_bump = None if back is None else bump_map(back, mask_face, config.kernel)
         sdf = sampler.settle(carving(sdf, front_bump, back_bump, config.kappa))
-    surface = march(sdf, room)
+    marched = march(sdf, room)
     if config.front:
-        surface = front_sheet(surface)
-    if config.carve in ("integrate", "both") and normals is not None:
-        surface = integrate_normals(surface, normals, mask_face, config.length)
-    if config.carve == "both" and normals is not None:
-        surface = sharpened(surface, bump_map(normals, mask_face, config.kernel), config.kappa)
+        marched = front_sheet(marched)
+    surface = refined(marched, normals, mask_face, config)
+    if back is not None and not config.front:
+        behind = refined_back(marched, back, mask_face, config)
+        is_back = lies_behind(marched.vertices, middle_depths(sdf).cpu())[:, None]
+        mixed = torch.where(is_back, behind.vertices, surface.vertices)
+        surface = create_surface(mixed, marched.faces)
     return smooth_rim(surface) if config.rim else surface
+
+
+def refined(
+    surface: Surface,
+    normals: Float[Tensor, "s s 3"] | None,
+    mask_face: Bool[Tensor, "s s"],
+    config: FieldConfig,
+) -> Surface:
+    """A surface whose front is carved by "integrate" or "both"; else the surface itself."""
+    if config.carve not in ("integrate", "both") or normals is None:
+        return surface
+    surface = integrate_normals(surface, normals, mask_face, config.length)
+    if config.carve == "both":
+        surface = sharpened(surface, bump_map(normals, mask_face, config.kernel), config.kappa)
+    return surface
+
+
+def refined_back(
+    surface: Surface,
+    normals_back: Float[Tensor, "s s 3"],
+    mask_face: Bool[Tensor, "s s"],
+    config: FieldConfig,
+) -> Surface:
+    """The same for its back: that of the surface mirrored along the view, mirrored again.
+
+    Args:
+        surface: in the cube, with its back.
+        normals_back: (S, S, 3) turned to the viewer. A mirror reverses their z, and what looks
+            out of the head then is minus that.
+        mask_face: (S, S).
+        config: settings.
+    """
+    turned = normals_back * normals_back.new_tensor([-1.0, -1.0, 1.0])
+    return mirrored(refined(mirrored(surface), turned, mask_face, config))
+
+
+def mirrored(surface: Surface) -> Surface:
+    """A surface mirrored along the view: its back in front."""
+    flip = surface.vertices.new_tensor([1.0, 1.0, -1.0])
+    return create_surface(surface.vertices * flip, surface.faces[:, [0, 2, 1]])
+
+
+def lies_behind(points: Float[Tensor, "v 3"], middle: Float[Tensor, "n n"]) -> Bool[Tensor, "v"]:
+    """Whether points of the cube lie behind the middle (N, N) of their column of the lattice."""
+    grid = len(middle)
+    index = ((points[:, :2] + 1) * (grid / 2)).floor().long().clamp(0, grid - 1)
+    return points[:, 2] < middle[index[:, 0], index[:, 1]]
 
 
 def sharpened(surface: Surface, bump: Float[Tensor, "s s"], kappa: float) -> Surface:

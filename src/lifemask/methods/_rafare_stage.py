@@ -84,6 +84,8 @@ class RafareStage:
     def options(self, seen: FaceInput) -> dict[str, str]:
         """The guide's choices, and how fine the surface is."""
         own = {"level": self.config.level, "guided": "yes" if self.config.guide else "no"}
+        if self.config.back:
+            own["back"] = "yes"
         return {**self.guide.options(seen), **own}
 
 

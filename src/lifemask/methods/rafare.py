@@ -21,6 +21,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from lifemask.assets import UserError
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.crop import crop_to_photo
 from lifemask.faces.parsing import Regions
@@ -59,6 +60,7 @@ class RafareConfig:
         base: of `f_base`.
         fine: of `f_fine`.
         normals: of the normal network.
+        normals_back: of the one that tells the back's normals; None for none.
         field: grid, box filter, carving and cleaning.
     """
 
@@ -68,6 +70,7 @@ class RafareConfig:
     )
     normals: NormalNetConfig = field(default_factory=NormalNetConfig)
     field: FieldConfig = field(default_factory=FieldConfig)
+    normals_back: NormalNetConfig | None = None
 
     @property
     def size(self) -> int:
@@ -84,12 +87,15 @@ class RafarePredictConfig:
         guide: let the networks see the parametric head of the photo; without it they see the
             crop alone, and the head only says where the cube is.
         grid: voxels along a side; None for the weights' own.
+        back: keep the back of the head, at the level "normals", carved by what a network says of
+            its normals. Nobody sees it, and the shipped weights have no such network.
         weights: folder-less name of other weights than the shipped ones, for trials; "" for them.
     """
 
     level: Level = "normals"
     guide: bool = True
     grid: int | None = None
+    back: bool = False
     weights: str = ""
 
 
@@ -100,6 +106,9 @@ class RafarePredictor:
         network: trained, in torch (moved to evaluation mode) or their exported graphs.
         config: how photos are asked.
         threads: of torch while it computes; 0 leaves them as they are.
+
+    Raises:
+        UserError: the back is asked for, and the weights have no network for it.
     """
 
     def __init__(
@@ -111,6 +120,12 @@ class RafarePredictor:
         self.networks = TorchRafare(network) if isinstance(network, RafareNet) else network
         self.config = config or RafarePredictConfig()
         self.threads = threads
+        if self.config.back and self.networks.config.normals_back is None:
+            raise UserError(
+                "these weights have no network for normals of the back: leave `back` off, or train"
+                " one (lifemask train rafare-normals --set net.back=true) and export it with"
+                " --normals-back"
+            )
 
     @property
     def size(self) -> int:
@@ -167,13 +182,16 @@ class RafarePredictor:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
         regions = torch.from_numpy(np.ascontiguousarray(region))[None]
         seen = () if guide is None else (guide.depth[None], guide.normals[None])
-        own = {} if self.config.grid is None else {"grid": self.config.grid}
+        own: dict[str, Any] = {} if self.config.grid is None else {"grid": self.config.grid}
+        if self.config.back and level == "normals":
+            own |= {"back": True, "front": False}
         settings = replace(self.networks.config.field, **(own | changes))
         if level != "normals":
             settings = replace(settings, carve="none")
         said = self.networks.look(create_view(pixels, regions, *seen), level, blind)
         mask = face_mask(regions)[0]
-        return extract_surface(said.base, said.fine, mask, said.normals, None, settings)
+        back = said.normals_back
+        return extract_surface(said.base, said.fine, mask, said.normals, back, settings)
 
     def __call__(
         self,
@@ -280,9 +298,11 @@ def config_from_dict(values: dict[str, Any]) -> RafareConfig:
     def plain(part: dict[str, Any]) -> dict[str, Any]:
         return {k: tuple(v) if isinstance(v, list) else v for k, v in part.items()}
 
+    back = values.get("normals_back")
     return RafareConfig(
         FieldNetConfig(**plain(values["base"])),
         FieldNetConfig(**plain(values["fine"])),
         NormalNetConfig(**plain(values["normals"])),
         FieldConfig(**plain(values["field"])),
+        None if back is None else NormalNetConfig(**plain(back)),
     )

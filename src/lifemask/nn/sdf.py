@@ -315,6 +315,7 @@ class NormalNetConfig:
         kind: "unet" (ours), or the published generator "pix2pixhd".
         widths: channels of the U-Net's levels, finest first, multiples of 4; of pix2pixhd the first
             counts alone.
+        back: the answer is the normals of the back of the head, turned to the viewer.
     """
 
     size: int = 128
@@ -322,10 +323,15 @@ class NormalNetConfig:
     guide: bool = True
     kind: Literal["unet", "pix2pixhd"] = "unet"
     widths: tuple[int, ...] = (16, 32, 64, 128)
+    back: bool = False
 
 
 class NormalNet(nn.Module):
-    """From crop to the normals of the face's front.
+    """From crop to the normals of the face's front, or of what lies behind it.
+
+    The answer starts from the guide's normals. For the back they are turned half a turn about the
+    view: where the outline of a smooth head is, its back's normals are those, and on a ball
+    everywhere.
 
     Args:
         config: sizes and switches.
@@ -342,13 +348,19 @@ class NormalNet(nn.Module):
         self.apply(_start)
 
     def forward(self, view: View) -> Float[Tensor, "b 3 s s"]:
-        """Unit normals, camera frame: x right, y up, z towards the viewer."""
+        """Unit normals, camera frame: x right, y up, z towards the viewer.
+
+        Those of the back are the inward ones, n_z > 0.
+        """
         said = self.body(view.stacked(self.config.semantic, self.config.guide))
         start = torch.zeros_like(said)
         start[:, 2] = 1.0
         if self.config.guide:
             there = view.guide_there
-            start = view.guide_normals * there + start * (1 - there)
+            guide = view.guide_normals
+            if self.config.back:
+                guide = torch.cat((-guide[:, :2], guide[:, 2:]), 1)
+            start = guide * there + start * (1 - there)
         return functional.normalize(said + start, dim=1, eps=1e-6)
 
 

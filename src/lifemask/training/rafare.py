@@ -124,6 +124,7 @@ def add_options(group: Any) -> None:
     add("--pairs", type=Path, action="append", required=True, help="to train on; repeatable")
     add("--held-out", type=Path, action="append", required=True, help="pairs of the other part")
     add("--limit", type=int, help="at most so many pairs of each folder")
+    add("--data", type=Path, help="folder with ict/, for the backs of heads of ICT-FaceKit")
     add("--start-from", type=Path, help="run whose averaged weights to start from")
 
 
@@ -134,10 +135,10 @@ def run(recipe: RafareRecipe, options: argparse.Namespace, config: LoopConfig) -
         UserError: the pairs do not fit the recipe.
     """
     size, family = recipe.net.size, recipe.family
-    pairs = load_corpus(options.pairs, size, family, limit=options.limit)
-    held_out = load_corpus(
-        options.held_out, size, family, held_out=True, limit=recipe.evaluate_pairs
-    )
+    back = isinstance(recipe.net, NormalNetConfig) and recipe.net.back
+    load = partial(load_corpus, size=size, family=family, back=back, data=options.data)
+    pairs = load(options.pairs, limit=options.limit)
+    held_out = load(options.held_out, held_out=True, limit=recipe.evaluate_pairs)
     logger.info("pairs: %d to train on, %d held out", len(pairs), len(held_out))
     run_training(recipe, pairs, held_out, config, options.start_from)
 
@@ -169,12 +170,13 @@ SWITCHES: dict[Part, tuple[Switch, ...]] = {
         Switch("adversary (off by default)", ("loss.gan=1", "loss.matching=10"), expected="any"),
         Switch("perceptual (off by default)", ("loss.perceptual=10",), expected="any"),
         Switch("published generator (U-Net)", ("net.kind=pix2pixhd",), expected="any"),
+        Switch("front (the back's normals instead)", ("net.back=true",), expected="any"),
     ),
 }  # fmt: skip
 _SUMMARY: dict[Part, str] = {
     "base": "RAFaRe's signed distance from a face crop.",
     "fine": "RAFaRe's fine form: what a box filter takes from the signed distance.",
-    "normals": "RAFaRe's normals of the face's front.",
+    "normals": "RAFaRe's normals of the face's front; of the back with --set net.back=true.",
 }
 
 

@@ -17,6 +17,7 @@ from lifemask.assets import UserError
 from lifemask.methods._rafare_loss import Part, RafareBatch
 from lifemask.methods._rafare_view import FACE_CLASSES, create_view, face_mask
 from lifemask.training._camera_faults import taken_by_camera
+from lifemask.training.rafare_back import back_normals, eighth
 from lifemask.training.rafare_recipes import RafareAugment
 
 _SHOWN = 0.85
@@ -32,7 +33,7 @@ class PairArrays:
     Attributes:
         image: (n, 3, s, s) uint8.
         region: (n, s, s) uint8.
-        normals: (n, 3, s, s) int8, 127 is 1.
+        normals: (n, 3, s, s) int8, 127 is 1; of the front, or of the back turned to the viewer.
         guide_depth: (n, s, s) float16, NaN where there is none.
         guide_normals: (n, 3, s, s) int8.
         points: (n, k, 3) int16 lattice indices.
@@ -69,6 +70,8 @@ def load_corpus(
     *,
     held_out: bool = False,
     limit: int | None = None,
+    back: bool = False,
+    data: Path | None = None,
 ) -> PairArrays:
     """Pairs of folders that `lifemask pairs` wrote, in memory.
 
@@ -78,6 +81,8 @@ def load_corpus(
         family: whose weights are trained; "open" may not see pairs made from photos.
         held_out: whether the pairs are those reserved for tests, or those to train on.
         limit: at most so many of each folder.
+        back: `normals` are those of the back, rebuilt from the pairs' numbers (`rafare_back`).
+        data: folder with `ict/ict.npz`, for the backs of heads of ICT-FaceKit.
 
     Raises:
         UserError: a folder has no pairs, pairs of another size, not for this family or not of this
@@ -92,7 +97,13 @@ def load_corpus(
         _check(Path(folder), header, size, family, held_out)
         grids.add(int(header["grid"]))
         count = len(pairs) if limit is None else min(limit, len(pairs))
-        parts += [_row(pairs[k]) for k in range(count)]
+        rows = [_row(pairs[k]) for k in range(count)]
+        if back:
+            for row, normals in zip(
+                rows, back_normals(Path(folder), pairs, pairs.header, count, data), strict=True
+            ):
+                row["normals"] = normals
+        parts += rows
     if len(grids) != 1:
         raise UserError("the folders' lattices differ; give pairs made with one --grid")
     near = min(len(row["sdf"]) for row in parts)
@@ -117,10 +128,6 @@ def _check(folder: Path, header: dict, size: int, family: str, held_out: bool) -
 
 def _row(pair: Any) -> dict[str, np.ndarray]:
     """One pair in small types."""
-
-    def eighth(normals: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(np.rint(normals * 127).astype(np.int8).transpose(2, 0, 1))
-
     plain = {name: np.asarray(getattr(pair, name)) for name in
              ("region", "points", "sdf", "fine", "uniform", "uniform_sdf", "surface",
               "surface_normals")}  # fmt: skip

@@ -1,7 +1,9 @@
-"""From three runs to RAFaRe's shipped weights: fp16 safetensors, ONNX and a card.
+"""From three or four runs to RAFaRe's shipped weights: fp16 safetensors, ONNX and a card.
 
     python -m lifemask.training.rafare_export --base RUN --fine RUN --normals RUN \
         --name rafare-open --family open --metrics benchmarks/results/rafare-open.json
+
+`--normals-back RUN` adds the network of a run of `rafare-normals --set net.back=true`.
 
 There are three graphs: `NAME.onnx` looks at crops (feature maps of both fields, normals),
 `NAME.base.onnx` and `NAME.fine.onnx` answer for any number of points, sampling included.
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lifemask.assets import UserError
-from lifemask.methods._rafare_engine import FIELDS, LOOKS, AskNet, LookNet, RafareNet
+from lifemask.methods._rafare_engine import BACK, FIELDS, AskNet, LookNet, RafareNet
 from lifemask.methods._rafare_field import FieldConfig
 from lifemask.methods.rafare import RafareConfig, config_from_dict, create_rafare
 from lifemask.training.checkpoint import averaged_weights, read_state
@@ -53,20 +55,21 @@ SOURCES = {
 
 
 def join_runs(runs: Mapping[str, Path], which: str = "checkpoint") -> tuple[RafareConfig, dict]:
-    """Settings and weights of the three networks of three runs.
+    """Settings and weights of the networks of three runs, or of four.
 
     Args:
-        runs: folder of each part's run.
+        runs: folder of the run of each of `PARTS`, and of `BACK` where there is one.
         which: "checkpoint" or "best".
 
     Raises:
         UserError: a run trained another part.
     """
     nets, weights = {}, {}
-    for part in PARTS:
+    for part in runs:
         recipe = read_state(runs[part] / f"{which}.safetensors")["recipe"]
-        if recipe["part"] != part:
-            raise UserError(f"{runs[part]} trained {recipe['part']!r}, not {part!r}")
+        trained = BACK if recipe["net"].get("back") else recipe["part"]
+        if trained != part:
+            raise UserError(f"{runs[part]} trained {trained!r}, not {part!r}")
         nets[part] = recipe["net"]
         own = averaged_weights(runs[part], which)
         weights |= {f"{part}.{name}": value for name, value in own.items()}
@@ -113,7 +116,7 @@ def onnx_bytes(network: RafareNet) -> tuple[bytes, dict[str, bytes]]:
     seen = {name: (count, size, size) for name, count in channels.items()}
     look = LookNet(network)
     with torch.no_grad():
-        base, fine, _ = look(*(torch.zeros(1, *shape) for shape in seen.values()))
+        base, fine, *_ = look(*(torch.zeros(1, *shape) for shape in seen.values()))
     parts = {}
     for part, features in zip(FIELDS, (base, fine), strict=True):
         asked = {"features": tuple(features.shape[1:]), **seen, "points": (7, 3)}
@@ -124,7 +127,7 @@ def onnx_bytes(network: RafareNet) -> tuple[bytes, dict[str, bytes]]:
         for count in (7, 1003):
             _compare(module, asked | {"points": (count, 3)}, graph, tolerance)
         parts[part] = graph
-    graph = halved(traced(look, seen, LOOKS))
+    graph = halved(traced(look, seen, look.outputs))
     _compare(look, seen, graph, TOLERANCE)
     return graph, parts
 
@@ -140,21 +143,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for part in PARTS:
         parser.add_argument(f"--{part}", type=Path, required=True, help=f"run of rafare-{part}")
+    parser.add_argument("--normals-back", type=Path, help="run of rafare-normals with net.back")
     parser.add_argument("--field", type=json.loads, default={}, help="json of FieldConfig")
     add_options(parser, SOURCES)
     options = parser.parse_args(arguments)
     runs = {part: getattr(options, part) for part in PARTS}
+    if options.normals_back is not None:
+        runs[BACK] = options.normals_back
     config, weights = join_runs(runs, options.which)
     config = replace(config, field=FieldConfig(**options.field))
-    states = [read_state(runs[part] / f"{options.which}.safetensors") for part in PARTS]
-    steps = {part: s["step"] for part, s in zip(PARTS, states, strict=True)}
+    states = [read_state(run / f"{options.which}.safetensors") for run in runs.values()]
+    steps = {part: s["step"] for part, s in zip(runs, states, strict=True)}
     batches = (s["recipe"]["optim"]["batch"] for s in states)
     card = card_of(options, SOURCES) | {
         "summary": f"signed distance, fine form and normals of a face crop of {config.size} px",
         "kind": "rafare",
         "seed": states[0]["recipe"]["seed"],
         "steps": steps,
-        "pairs_seen": {part: steps[part] * b for part, b in zip(PARTS, batches, strict=True)},
+        "pairs_seen": {part: steps[part] * b for part, b in zip(runs, batches, strict=True)},
     }
     export_rafare(weights, config, options.folder, options.name, card)
 

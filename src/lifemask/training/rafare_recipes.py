@@ -8,7 +8,7 @@ from functools import partial
 
 from lifemask.methods._rafare_loss import Part, RafareLossConfig
 from lifemask.nn.sdf import FieldNetConfig, NormalNetConfig
-from lifemask.training.recipes import Family, OptimConfig
+from lifemask.training.recipes import Family, OptimConfig, RunRecipe
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RafareAugment:
 
 
 @dataclass(frozen=True)
-class RafareRecipe:
+class RafareRecipe(RunRecipe):
     """All settings of a run of one network.
 
     Attributes:
@@ -47,15 +47,7 @@ class RafareRecipe:
         points: of each pair and step.
         uniform: share of the points that lie anywhere in the cube, not near the surface.
         surface: points of the true surface of each pair, where the loss needs any.
-        seed: of everything random.
-        device: for lightning.fabric: "cpu", "cuda" or "auto".
-        precision: for lightning.fabric.
-        processes: data-parallel processes that share a batch.
-        threads: of torch per process on a CPU; 0 leaves them as they are.
-        workers: threads that prepare batches.
-        evaluate_every: steps between evaluations on held-out pairs.
         evaluate_pairs: at most so many of them.
-        save_every: steps between checkpoints.
         select: validation metric that marks the best checkpoint; lowest is best.
     """
 
@@ -69,15 +61,7 @@ class RafareRecipe:
     points: int = 5000
     uniform: float = 0.1
     surface: int = 500
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "32-true"
-    processes: int = 1
-    threads: int = 1
-    workers: int = 1
-    evaluate_every: int = 1000
     evaluate_pairs: int = 60
-    save_every: int = 500
     select: str = "error"
 
 
@@ -122,7 +106,8 @@ def _recipe(name: str, part: Part, family: Family) -> RafareRecipe:
         steps, batch, peak_rate=1e-3, weight_decay=1e-4, warmup=max(2, min(300, steps // 20)),
         ema=ema, clip=1.0, betas=(0.9, 0.99),
     )  # fmt: skip
-    return RafareRecipe(name, family, part, _net(name, part), optim)
+    net = _net(name, part)
+    return RafareRecipe(name, family, part, net, optim, evaluate_every=1000, save_every=500)
 
 
 def smoke(part: Part, family: Family = "open") -> RafareRecipe:

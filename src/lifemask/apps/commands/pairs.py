@@ -45,6 +45,13 @@ def pairs(
     complete: Annotated[
         str, typer.Option(metavar="mesh|none", help="Render eyes and teeth, or not.")
     ] = "mesh",
+    inpaint: Annotated[
+        str, typer.Option(metavar="harmonic|net", help="What fills the gap beside a head.")
+    ] = "harmonic",
+    inpaint_weights: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of inpaint-open or -research, for net."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")] = 0,
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Heads that are never trained on.")
@@ -79,6 +86,8 @@ def pairs(
         heads=heads,  # pyright: ignore[reportArgumentType]
         blend=blend,  # pyright: ignore[reportArgumentType]
         complete=complete,  # pyright: ignore[reportArgumentType]
+        inpaint=inpaint,  # pyright: ignore[reportArgumentType]
+        inpaint_weights="" if inpaint_weights is None else str(inpaint_weights),
         shard_size=shard_size,
     )
     crew = usable_cores() if workers is None else workers
