@@ -180,11 +180,12 @@ def test_shipped_weights_agree_in_both_engines(family):
     shipped(family)
     onnx, other = load_parser(family), load_parser(family, "torch")
     assert onnx.tag == family
-    crops = torch.rand(3, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    size = onnx.size
+    crops = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
     for count in (1, 3):
         found, expected = (p.predict_crops(crops[:count]) for p in (onnx, other))
         torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
-        torch.testing.assert_close(found.sum(1), torch.ones(count, 128, 128), atol=1e-4, rtol=0)
+        torch.testing.assert_close(found.sum(1), torch.ones(count, size, size), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("family", ["open", "research"])

@@ -301,13 +301,13 @@ def test_region_divergence_is_kullback_leibler() -> None:
 
 @pytest.mark.parametrize("family", ["open", "research"])
 def test_the_frozen_parser_is_the_shipped_one(pair, family) -> None:
-    crops = nn.functional.interpolate(pair[0].crops, (128, 128), mode="bilinear")
+    crops = nn.functional.interpolate(pair[0].crops, (256, 256), mode="bilinear")
     frozen = load_frozen_parser(family)
     found = frozen(crops).softmax(1)
     assert torch.allclose(found, load_parser(family, "torch").predict_crops(crops), atol=1e-5)
     assert not found.requires_grad
     face = found[0, [REGION_NAMES.index(name) for name in FACE_REGIONS]].sum(0)
-    assert face[40:100, 50:80].mean() > 0.7
+    assert face[80:200, 100:160].mean() > 0.7
 
 
 def test_mixed_precision_and_channels_last_change_nothing(pair, faces, counted, parser) -> None:

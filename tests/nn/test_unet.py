@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lifemask.nn.unet import RegionExport, UNet, UNetConfig, config_from_dict, grown
+from lifemask.nn.unet import RegionExport, SmoothUNet, UNet, UNetConfig, config_from_dict, grown
 from lifemask.training.parser_recipes import CPU_NET, PAPER_NET
 
 SMALL = UNetConfig(size=32, fold=2, widths=(8, 12, 16), down=2, up=1, merge="add")
@@ -61,7 +61,7 @@ def test_the_deepest_level_sees_the_whole_crop():
 
 
 def test_probabilities_sum_to_one():
-    network = RegionExport(UNet(SMALL)).eval()
+    network = RegionExport(SmoothUNet(SMALL)).eval()
     with torch.no_grad():
         found = network(torch.rand(2, 3, 32, 32))
     torch.testing.assert_close(found.sum(1), torch.ones(2, 32, 32))
@@ -73,9 +73,10 @@ def test_pixel_blocks_are_smoothed_in_the_product_and_plain_nets_are_not():
     torch.manual_seed(0)
     crops = torch.rand(1, 3, 32, 32)
     for config, smooth in ((SMALL, True), (PLAIN, False)):
-        network = UNet(config).eval()
+        network, product = UNet(config).eval(), SmoothUNet(config).eval()
+        product.load_state_dict(network.state_dict())
         with torch.no_grad():
-            scores, found = network(crops), RegionExport(network).eval()(crops)
+            scores, found = network(crops), RegionExport(product)(crops)
         padded = torch.nn.functional.pad(scores, (1, 1, 1, 1), value=float("nan"))
         around = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4).nanmean(-1)
         torch.testing.assert_close(found, (around if smooth else scores).softmax(1))

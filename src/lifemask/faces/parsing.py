@@ -232,6 +232,6 @@ def _ids(names: tuple[str, ...]) -> list[int]:
 
 
 def _module(name: str, card: dict[str, Any]) -> nn.Module:
-    from lifemask.nn.unet import RegionExport, UNet, config_from_dict
+    from lifemask.nn.unet import RegionExport, SmoothUNet, config_from_dict
 
-    return RegionExport(with_weights(UNet(config_from_dict(card)), name))
+    return RegionExport(with_weights(SmoothUNet(config_from_dict(card)), name))

@@ -18,7 +18,7 @@ from lifemask.faces.parsing import Family
 from lifemask.methods._pgn_swap import Light, PosedFrames, Swapped, swap
 from lifemask.nn.census_flow import FlowBackend, load_flow, resized
 from lifemask.nn.shipped import with_weights
-from lifemask.nn.unet import UNet, config_from_dict
+from lifemask.nn.unet import SmoothUNet, config_from_dict
 from lifemask.types import REGION_NAMES
 
 FACE_REGIONS = ("nose", "lips", "brows", "skin")
@@ -202,7 +202,7 @@ def load_frozen_parser(family: Family = "open", half: bool = False) -> FrozenPar
     if family not in ("open", "research"):
         raise ValueError(f"unknown family {family!r}; valid: open, research")
     name = f"parser-{family}"
-    return FrozenParser(with_weights(UNet(config_from_dict(network_card(name))), name), half)
+    return FrozenParser(with_weights(SmoothUNet(config_from_dict(network_card(name))), name), half)
 
 
 def _single(frames: PosedFrames) -> PosedFrames:

@@ -127,23 +127,31 @@ def grown(weights: Mapping[str, Tensor], network: UNet) -> dict[str, Tensor]:
     return own | fitting
 
 
-class RegionExport(nn.Module):
-    """What runs in the product: probabilities instead of scores.
+class SmoothUNet(UNet):
+    """The network as the product runs it: a score is the mean of itself and its eight neighbours.
 
-    Pixel blocks leave a faint grid where two classes are equally likely; the mean of a score and
-    its eight neighbours takes it away.
+    Pixel blocks leave a faint grid where two classes are equally likely, which this takes away; a
+    network without blocks stays as it is. Weights are those of `UNet`.
     """
 
-    def __init__(self, net: UNet) -> None:
+    def forward(self, crops: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c s s"]:
+        """Scores (logits) of crops in sRGB [0, 1] (b, 3, size, size)."""
+        scores = super().forward(crops)
+        if self.config.fold == 1:
+            return scores
+        return functional.avg_pool2d(scores, 3, 1, 1, count_include_pad=False)
+
+
+class RegionExport(nn.Module):
+    """What runs in the product: probabilities instead of scores."""
+
+    def __init__(self, net: SmoothUNet) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, crops: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c s s"]:
         """Probabilities (b, classes, size, size) that sum to 1 over the classes."""
-        scores = self.net(crops)
-        if self.net.config.fold > 1:
-            scores = functional.avg_pool2d(scores, 3, 1, 1, count_include_pad=False)
-        return scores.softmax(1)
+        return self.net(crops).softmax(1)
 
 
 def config_from_dict(values: Mapping[str, Any]) -> UNetConfig:

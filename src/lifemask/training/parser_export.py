@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lifemask.nn.unet import RegionExport, UNet, UNetConfig, config_from_dict
+from lifemask.nn.unet import RegionExport, SmoothUNet, UNetConfig, config_from_dict
 from lifemask.training.export import (
     fuse_norms,
     largest_difference,
@@ -65,7 +65,7 @@ def export_parser(
     Raises:
         RuntimeError: the exported graph disagrees with torch.
     """
-    network = UNet(config)
+    network = SmoothUNet(config)
     network.load_state_dict(rounded(weights))
     network.eval()
     graph = onnx_bytes(network)
@@ -76,14 +76,14 @@ def export_parser(
     return write_network(folder, name, network, graph, card | own)
 
 
-def onnx_bytes(network: UNet) -> bytes:
+def onnx_bytes(network: SmoothUNet) -> bytes:
     """The graph of `RegionExport`: "crops" (b, 3, s, s) to "probabilities" (b, 9, s, s)."""
     size = network.config.size
     module = RegionExport(fuse_norms(network))
     return traced(module, {"crops": (3, size, size)}, "probabilities")
 
 
-def compare_engines(network: UNet, graph: bytes, batches: tuple[int, ...]) -> float:
+def compare_engines(network: SmoothUNet, graph: bytes, batches: tuple[int, ...]) -> float:
     """Largest difference of a probability between torch and onnxruntime over some batch sizes."""
     size = network.config.size
     return largest_difference(RegionExport(network), {"crops": (3, size, size)}, graph, batches)
