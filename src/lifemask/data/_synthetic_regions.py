@@ -65,7 +65,7 @@ def _enlarged(texels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Texels (rows, columns) at the class map's cells, bilinear."""
     from scipy.ndimage import zoom
 
-    return zoom(texels, FINER, order=1, mode="nearest", grid_mode=True)
+    return np.asarray(zoom(texels, FINER, order=1, mode="nearest", grid_mode=True), np.float32)
 
 
 def _guessed_regions(rig: HeadRig) -> dict[str, NDArray[np.bool_]]:
