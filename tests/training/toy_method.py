@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lifemask.training.loop import train
-from lifemask.training.recipes import Family, OptimConfig
+from lifemask.training.recipes import Family, OptimConfig, RunRecipe
 from lifemask.training.trainable import Switch, Trainable, shorten_optim
 
 STEPS: list[int] = []
@@ -15,7 +15,7 @@ BEFORE_STEP: list[Callable[[int], None]] = []
 
 
 @dataclass(frozen=True)
-class ToyRecipe:
+class ToyRecipe(RunRecipe):
     """A straight line fitted to y = 2 x + 1.
 
     Attributes:
@@ -27,14 +27,6 @@ class ToyRecipe:
     name: str
     family: Family
     optim: OptimConfig
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "32-true"
-    processes: int = 2
-    threads: int = 1
-    workers: int = 0
-    evaluate_every: int = 10
-    save_every: int = 10
     select: str = "error"
     bias: float = 1.0
     poison: float = -1.5
@@ -55,7 +47,9 @@ class Line(nn.Module):
 def recipe(size: str) -> Callable[[Family], ToyRecipe]:
     steps = 40 if size == "smoke" else 80
     optim = OptimConfig(steps=steps, batch=64, peak_rate=0.3, warmup=2, ema=0.5, weight_decay=0.0)
-    return lambda family: ToyRecipe(size, family, optim)
+    return lambda family: ToyRecipe(
+        size, family, optim, processes=2, workers=0, evaluate_every=10, save_every=10
+    )
 
 
 def add_options(group) -> None:

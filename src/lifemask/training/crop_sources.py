@@ -19,7 +19,20 @@ def renders_tag(folder: Path, family: str) -> LicenceTag:
     Raises:
         UserError: a cache that the family may not train on, or of people reserved for tests.
     """
-    licence = read_cache_header(folder)["licence"]
+    return licence_tag(folder, read_cache_header(folder)["licence"], family)
+
+
+def licence_tag(folder: Path, licence: str, family: str) -> LicenceTag:
+    """Licence tag of any training data, "open" or "research".
+
+    Args:
+        folder: of the data, for the message.
+        licence: what their header says.
+        family: of the weights that are to learn from them.
+
+    Raises:
+        UserError: the family may not train on them.
+    """
     if family == "open" and licence != "open":
         raise UserError(f"{folder} is {licence!r}; the open family may not train on it")
     return "open" if licence == "open" else "research"

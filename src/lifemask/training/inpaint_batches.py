@@ -17,10 +17,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from lifemask.assets import UserError
-from lifemask.data.base import CropSet, read_cache_header
+from lifemask.data.base import CropSet
 from lifemask.data.region_augment import NO_REGION_AUGMENTATION, RegionAugmentConfig, draw_batch
 from lifemask.data.regions import IGNORE, RegionSet, load_region_cache, merged
 from lifemask.methods._rafare_view import FACE_CLASSES
+from lifemask.training.crop_sources import renders_tag
 from lifemask.training.inpaint_masks import draw_hole
 from lifemask.training.inpaint_recipes import HoleConfig, InpaintRecipe
 from lifemask.types import REGION_NAMES
@@ -68,9 +69,7 @@ def load_corpus(recipe: InpaintRecipe, caches: Sequence[Path], data: Path | None
     training: dict[str, RegionSet] = {}
     held_out: dict[str, RegionSet] = {}
     for folder in caches:
-        licence = read_cache_header(folder).get("licence")
-        if recipe.family == "open" and licence != "open":
-            raise UserError(f"{folder} is {licence!r}; the open family may not train on it")
+        renders_tag(folder, recipe.family)
         parts = slice(keep, None), slice(0, max(keep, 1))
         for sets, part in zip((training, held_out), parts, strict=True):
             found = load_region_cache(folder, part)

@@ -12,13 +12,13 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from lifemask.assets import UserError
-from lifemask.data.base import read_cache_header
 from lifemask.data.facesynthetics import load_facesynthetics
 from lifemask.data.region_augment import NO_REGION_AUGMENTATION, draw_batch
 from lifemask.data.regions import RegionSet, load_region_cache, merged
 from lifemask.evaluation.regions import confusion_per_image, intersection_over_union, mean_iou
 from lifemask.nn.unet import UNet, UNetConfig, grown
 from lifemask.training.checkpoint import averaged_weights
+from lifemask.training.crop_sources import renders_tag
 from lifemask.training.loop import LoopConfig, train
 from lifemask.training.parser_loss import ParserLoss
 from lifemask.training.parser_recipes import ParserRecipe
@@ -58,10 +58,7 @@ def load_corpus(recipe: ParserRecipe, caches: list[Path], portraits: Path | None
     training: dict[str, list[RegionSet]] = {"renders": []}
     held: dict[str, RegionSet] = {}
     for folder in caches:
-        licence = read_cache_header(folder).get("licence")
-        if recipe.family == "open" and licence != "open":
-            raise UserError(f"{folder} is {licence!r}; the open family may not train on it")
-        tag = "open" if licence == "open" else "research"
+        tag = renders_tag(folder, recipe.family)
         training["renders"].append(load_region_cache(folder, slice(keep, None)))
         kept_apart = load_region_cache(folder, slice(0, max(keep, 1)))
         name = f"renders-{tag}"

@@ -17,6 +17,7 @@ from lifemask.assets import UserError
 from lifemask.methods._rafare_loss import Part, RafareBatch
 from lifemask.methods._rafare_view import FACE_CLASSES, create_view, face_mask
 from lifemask.training._camera_faults import taken_by_camera
+from lifemask.training.crop_sources import licence_tag
 from lifemask.training.rafare_back import back_normals, eighth
 from lifemask.training.rafare_recipes import RafareAugment
 
@@ -119,8 +120,7 @@ def load_corpus(
 def _check(folder: Path, header: dict, size: int, family: str, held_out: bool) -> None:
     if int(header["size"]) != size:
         raise UserError(f"{folder} has crops of {header['size']} px, the recipe wants {size}")
-    if family == "open" and header["licence"] != "open":
-        raise UserError(f"{folder} is {header['licence']!r}; the open family may not train on it")
+    licence_tag(folder, header["licence"], family)
     if bool(header["held_out"]) != held_out:
         part = "held out for tests" if header["held_out"] else "for training"
         raise UserError(f"{folder} is {part}; give pairs of the other part")

@@ -19,6 +19,7 @@ from lifemask.methods._retexture_chart import OUTSIDE, mirrored
 from lifemask.methods._retexture_types import RetextureBatch, RetextureInput
 from lifemask.training._camera_faults import taken_by_camera
 from lifemask.training._retexture_cache import RetextureCache, open_cache
+from lifemask.training.crop_sources import licence_tag
 
 X_ODD = (3, 4, 7)
 """Coefficients of light that change sign in a mirror: x, xy and xz of `sh_basis`."""
@@ -80,8 +81,7 @@ def _check(cache: RetextureCache, size: int, family: str, held_out: bool, finger
         raise UserError(f"{folder} was made with another head model; make it again")
     if cache.size % size:
         raise UserError(f"{folder} has maps of {cache.size}, which {size} does not divide")
-    if family == "open" and header["licence"] != "open":
-        raise UserError(f"{folder} is {header['licence']!r}; the open family may not train on it")
+    licence_tag(folder, header["licence"], family)
     if bool(header["held_out"]) != held_out:
         part = "held out for tests" if header["held_out"] else "for training"
         raise UserError(f"{folder} is {part}; give a cache of the other part")
