@@ -32,6 +32,7 @@ from lifemask.methods.rafare import (
     RafarePredictor,
     config_from_dict,
     crop_regions,
+    without_strips,
 )
 from lifemask.nn.sdf import (
     FieldNet,
@@ -185,6 +186,26 @@ def test_nothing_off_the_face_reaches_the_networks():
     view = create_view(torch.rand(1, 3, SIZE, SIZE), region)
     assert view.picture[..., : SIZE // 2].abs().max() == 0
     assert view.guide_there.abs().max() == 0
+
+
+def test_a_strip_of_skin_in_hair_is_no_face():
+    v, u = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
+    face = (u - 64) ** 2 + (v - 70) ** 2 < 35**2
+    parting = (v < 40) & ((u - 60).abs() < 5)
+    profile = (v - 75).abs() < 5
+    region = torch.where(v < 60, 7, 8).byte()  # hair above, background beside and below
+    region[face | parting | (profile & (u > 64) & (u < 106))] = 4
+    found = without_strips(region)
+    assert (found[:33][parting[:33]] == 8).all()  # up to the roundings of the disc
+    assert torch.equal(found[v >= 60], region[v >= 60])  # a nose as narrow before the background
+    assert (found[face & (v > 45)] == 4).all()
+    assert int((found != region).sum()) < 1.2 * int((parting & ~face).sum())
+
+
+def test_strips_are_only_looked_for_beside_a_face():
+    region = torch.full((SIZE, SIZE), 7, dtype=torch.uint8)
+    region[:, 3] = 4
+    assert torch.equal(without_strips(region), region)
 
 
 def test_regions_are_read_where_the_crop_lies():

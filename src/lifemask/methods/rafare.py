@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from scipy.ndimage import binary_dilation, distance_transform_edt
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,6 +36,7 @@ from lifemask.methods._rafare_engine import (
 )
 from lifemask.methods._rafare_field import FieldConfig, Surface, extract_surface
 from lifemask.methods._rafare_view import (
+    FACE_CLASSES,
     Guide,
     create_view,
     cut_crop,
@@ -43,13 +46,15 @@ from lifemask.methods._rafare_view import (
 )
 from lifemask.nn.sdf import FieldNetConfig, NormalNetConfig
 from lifemask.nn.shipped import Engine, check_engine, described, family_name, with_weights
-from lifemask.types import Crop, FreeSurface, Geometry
+from lifemask.types import REGION_NAMES, Crop, FreeSurface, Geometry
 
 LEVELS: tuple[Level, ...] = ("base", "fine", "normals")
 """From coarse to fine: `f_base` alone, with `f_fine`, and carved by the normals."""
-_BACKGROUND = 8
+_SKIN, _HAIR, _BACKGROUND = (REGION_NAMES.index(n) for n in ("skin", "hair", "background"))
 _MARGIN = 0.02
 """Share of the crop's side by which a face may be wider than its guide."""
+_STRIP = 0.07
+"""Half the width, as a share of the crop's side, of what is too narrow in hair to be the face."""
 
 
 @dataclass(frozen=True)
@@ -225,11 +230,12 @@ def crop_regions(crop: Crop, regions: Regions | None, guide: Guide) -> UInt8[Ten
     """Region ids on a crop's pixels; what was not parsed is background.
 
     A parser takes bare shoulders and hair in the dark for skin. So what lies beside the guide's
-    head by more than `_MARGIN` is background, too. Without regions, skin is wherever the guide is.
+    head by more than `_MARGIN` is background, too, and so are narrow strips of skin in hair.
+    Without regions, skin is wherever the guide is.
     """
     size = crop.size
     if regions is None:
-        return torch.where(guide.depth.isfinite(), 4, _BACKGROUND).byte()
+        return torch.where(guide.depth.isfinite(), _SKIN, _BACKGROUND).byte()
     steps = torch.arange(size, dtype=torch.float32)
     v, u = torch.meshgrid(steps, steps, indexing="ij")
     places = crop_to_photo(torch.stack((u, v), -1), crop)
@@ -240,7 +246,27 @@ def crop_regions(crop: Crop, regions: Regions | None, guide: Guide) -> UInt8[Ten
     reach = max(1, round(_MARGIN * size))
     there = guide.depth.isfinite().float()[None]
     beside = functional.max_pool2d(there, 2 * reach + 1, 1, reach)[0] > 0
-    return torch.where(inside & beside, found.argmax(0), _BACKGROUND).byte()
+    return without_strips(torch.where(inside & beside, found.argmax(0), _BACKGROUND).byte())
+
+
+def without_strips(region: UInt8[Tensor, "s s"]) -> UInt8[Tensor, "s s"]:
+    """Region ids, narrow strips of skin that touch hair made background.
+
+    Partings, thin hair and reflections read as skin, and a surface would grow horns there. What an
+    opening of the face by a disc (radius `_STRIP` of the side) takes away is such a strip if it
+    touches hair; a nose in profile is as narrow, but stands before the background.
+    """
+    ids = region.cpu().numpy()
+    face = ids < FACE_CLASSES
+    radius = _STRIP * len(ids)
+    core = np.asarray(distance_transform_edt(face)) > radius
+    if not core.any():
+        return region
+    narrow = face & (np.asarray(distance_transform_edt(~core)) > radius) & (ids == _SKIN)
+    parts = cv2.connectedComponents(narrow.astype(np.uint8))[1]
+    beside = np.unique(parts[binary_dilation(ids == _HAIR, np.ones((3, 3)))])
+    strips = np.isin(parts, beside[beside > 0])
+    return torch.where(torch.from_numpy(strips).to(region.device), _BACKGROUND, region)
 
 
 @contextmanager
