@@ -141,6 +141,22 @@ def test_studio_lights_light_the_face_and_are_listed() -> None:
         li.studio_light("moon")
 
 
+def test_deep_shadow_keeps_the_colour_of_its_light() -> None:
+    sh = li.studio_light("sunset").sh
+    away = li.lambert_transfer(torch.tensor([-1.0, 0.0, 0.0]))
+    cavity = away * torch.tensor([0.5] + [1.0] * 8)
+    rung = li.transferred(cavity, sh)
+    assert rung[0] < 0 < rung[2]  # red has run out, blue has not: teal
+    held = li.shadowed_shading(cavity, sh)
+    assert (held > 0).all() and held[0] > 0.1 * held[2]
+
+
+@pytest.mark.parametrize("name", li.STUDIO_LIGHTS)
+def test_nothing_changes_where_nothing_rings(name: str) -> None:
+    free, sh = li.lambert_transfer(_directions(500).float()), li.studio_light(name).sh
+    assert torch.equal(li.shadowed_shading(free, sh), li.transferred(free, sh))
+
+
 def test_mean_shading_is_set() -> None:
     bright = Lighting(7 * li.studio_light("key").sh)
     light = li.with_mean_shading(bright, 0.8)

@@ -17,6 +17,7 @@ _DEEP3D = (math.pi, 2 * math.pi / math.sqrt(3), 2 * math.pi / math.sqrt(8))
 """Band factors of the Deep3DFaceReconstruction code."""
 _DEEP3D_SIGN = (1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0)
 _DEEP3D_AMBIENT = 0.8
+_LEAST_LIT = 0.1
 
 
 def sh_basis(normals: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 9"]:
@@ -78,6 +79,23 @@ def transferred(
     lead = sh.shape[:-2]
     flat = transfer.reshape(*transfer.shape[: len(lead)], -1, 9)
     return (flat @ sh).reshape(*transfer.shape[:-1], 3)
+
+
+def shadowed_shading(
+    transfer: Float[Tensor, "*b 9"], sh: Float[Tensor, "*s 9 3"]
+) -> Float[Tensor, "*b 3"]:
+    """Linear RGB shading for rendering with shadowed transfer, never below a least share.
+
+    Nine coefficients ring: in deep shadow the sum falls below zero, one channel before the others,
+    and what is left has a colour that no lamp has. Each channel stays above a tenth of what the
+    same light would give if it came evenly from everywhere.
+
+    Args:
+        transfer: as in `transferred`.
+        sh: likewise.
+    """
+    even = transferred(torch.nn.functional.pad(transfer[..., :1], (0, 8)), sh)
+    return torch.maximum(transferred(transfer, sh), _LEAST_LIT * even.clamp(min=0))
 
 
 def ambient_light(radiance: float = 1.0) -> Lighting:

@@ -18,7 +18,7 @@ from lifemask.graphics.camera import (
     supersampled_camera,
     to_camera_frame,
 )
-from lifemask.graphics.lighting import rotate_sh, shading, transferred
+from lifemask.graphics.lighting import rotate_sh, shading, shadowed_shading
 from lifemask.graphics.mesh import vertex_normals
 from lifemask.graphics.rasterize import (
     Backend,
@@ -282,7 +282,7 @@ def _draw(
     else:
         transfer = interpolate(scene.transfer.to(albedo), scene.faces, ids, surface.bary)
         sh = rotate_sh(scene.lighting.sh.to(albedo), camera.rotation.mT)
-        color = albedo * transferred(transfer, sh).clamp(min=0).movedim(-1, 1)
+        color = albedo * shadowed_shading(transfer, sh).movedim(-1, 1)
     mask = surface.fragments.mask.unsqueeze(1).to(color)
     rgba = torch.cat((color * mask, mask), dim=1)
     if options.antialias:
