@@ -17,7 +17,7 @@ _DEEP3D = (math.pi, 2 * math.pi / math.sqrt(3), 2 * math.pi / math.sqrt(8))
 """Band factors of the Deep3DFaceReconstruction code."""
 _DEEP3D_SIGN = (1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0)
 _DEEP3D_AMBIENT = 0.8
-_LEAST_LIT = 0.1
+_LEAST_LIT = 0.08
 
 
 def sh_basis(normals: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 9"]:
@@ -87,7 +87,7 @@ def shadowed_shading(
     """Linear RGB shading for rendering with shadowed transfer, never below a least share.
 
     Nine coefficients ring: in deep shadow the sum falls below zero, one channel before the others,
-    and what is left has a colour that no lamp has. Each channel stays above a tenth of what the
+    and what is left has a colour that no lamp has. Each channel stays above a twelfth of what the
     same light would give if it came evenly from everywhere.
 
     Args:
