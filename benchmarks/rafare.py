@@ -20,7 +20,6 @@ import argparse
 import json
 import logging
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -59,26 +58,8 @@ COLUMNS = (
     ("z", "cd_mm"), ("similarity", "cd_mm"), ("z", "normal_angle_deg"), ("z", "detail_r"),
     ("z", "detail_energy_ratio"), ("z", "cover_percent"),
 )  # fmt: skip
-SPEED_GRID = 192
 RATIO = (0.3, 1.5)  # what detail's energy may be, relative to the truth's
 log = logging.getLogger("rafare")
-
-CHILD = """
-import resource, sys, time
-import torch
-torch.set_num_threads(int(sys.argv[5]))
-from lifemask.data.pairs import load_pairs
-from rafare_systems import Asked, load_predictor, surface_of
-asked = Asked(sys.argv[2], sys.argv[3], sys.argv[4] == "True", int(sys.argv[6]), int(sys.argv[5]))
-predictor, pair = load_predictor(asked), load_pairs(sys.argv[1])[int(sys.argv[7])]
-times = []
-for _ in range(3):
-    start = time.perf_counter()
-    surface = surface_of(predictor, pair)
-    times.append(time.perf_counter() - start)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(min(times), peak, 0 if surface is None else len(surface.faces))
-"""
 
 
 def picked(pairs: Sequence[Pair], count: int) -> list[int]:
@@ -173,23 +154,6 @@ def pieces(pairs: Sequence[Pair], predictor: Any, count: int) -> dict[str, Any]:
     return {"heads": len(found), "mean": float(np.mean(found)), "most": max(found), "each": found}
 
 
-def speed(folder: Path, asked: Asked, number: int) -> dict[str, Any]:
-    """Seconds and peak memory of a surface at 192 voxels a side, in a process of its own."""
-    words = [folder.resolve(), asked.weights, asked.net, asked.guide, asked.threads, SPEED_GRID,
-             number]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": str(asked.threads)}
-    environment["PYTHONPATH"] = str(Path(__file__).parent)
-    run = subprocess.run(
-        [sys.executable, "-c", CHILD, *map(str, words)],
-        env=environment, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    seconds, peak, faces = run.stdout.split()[-3:]
-    return {
-        "grid": SPEED_GRID, "seconds": round(float(seconds), 2), "threads": asked.threads,
-        "peak_memory_mb": round(float(peak)), "faces": int(faces),
-    }  # fmt: skip
-
-
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that was asked for."""
     held_out = _held_out(options.pairs)
@@ -215,9 +179,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         }
         for how in ("z", "similarity")
     }
-    result |= {"targets": targets(result), "speed": None}
-    if not options.no_speed:
-        result["speed"] = speed(options.pairs, next(iter(nets.values())), numbers[0])
+    result["targets"] = targets(result)
     about = {"benchmark": "rafare", "weights": options.weights, "nets": list(nets)}
     about |= {"grid": options.grid, "guide": not options.no_guide, "size": first.size}
     about |= {"pairs": {"settings": held_out.header["settings"], "count": len(held_out)}}
@@ -250,8 +212,7 @@ def table(result: dict[str, Any]) -> list[str]:
         low, high = row["ci95"]
         met = "met" if row["met"] else "MISSED"
         lines.append(f"{row['target']}: {row['value']} ({low} to {high}) {met}")
-    for key in ("pieces", "speed"):
-        lines += [f"{key}: {result[key]}"] if result[key] else []
+    lines += [f"pieces: {result['pieces']}"] if result["pieces"] else []
     return lines
 
 
@@ -268,7 +229,6 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--grid", type=int, help="voxels along a side; default the weights' own")
     found.add_argument("--no-guide", action="store_true", help="the networks see the crop alone")
     found.add_argument("--no-pipeline", action="store_true", help="no mean and no carried head")
-    found.add_argument("--no-speed", action="store_true")
     found.add_argument("--pieces", type=int, default=10, help="heads whose pieces are counted")
     found.add_argument("--threads", type=int, default=1)
     found.add_argument("--json", type=Path, required=True)
@@ -298,7 +258,7 @@ def _command(options: argparse.Namespace) -> str:
     words += ["--weights-dir WEIGHTS"] if options.weights_dir else []
     words += [f"--net {name}" for name in options.net or ()]
     words += [f"--grid {options.grid}"] if options.grid else []
-    words += [f"--{name.replace('_', '-')}" for name in ("no_guide", "no_pipeline", "no_speed")
+    words += [f"--{name.replace('_', '-')}" for name in ("no_guide", "no_pipeline")
               if getattr(options, name)]  # fmt: skip
     words += [f"--pieces {options.pieces} --threads {options.threads} --json FILE"]
     return " ".join(words)

@@ -35,6 +35,8 @@ def rafare_sections(results: dict[str, Result]) -> list[str]:
     for stem, result in results.items():
         if result.get("benchmark") == "rafare":
             lines += _section(stem, result)
+        elif result.get("benchmark") == "rafare-speed":
+            lines += _speed(result)
         elif result.get("benchmark") == "ablation" and result["method"].startswith("rafare"):
             lines += _ablation(result)
         elif result.get("protocol") == "scans" and result.get("differences"):
@@ -138,15 +140,35 @@ def _cost(result: Result) -> list[str]:
             f" {pieces['mean']:.1f}, most {pieces['most']} ({pieces['heads']} heads).",
             "",
         ]
-    if speed := result.get("speed"):
-        threads = "thread" if speed["threads"] == 1 else "threads"
-        lines += [
-            f"One surface at {speed['grid']} voxels a side: {speed['seconds']:.1f} s on"
-            f" {speed['threads']} {threads}, {speed['peak_memory_mb'] / 1000:.2f} GB at most,"
-            f" {speed['faces']:,} triangles.",
-            "",
-        ]
     return lines
+
+
+def _speed(result: Result) -> list[str]:
+    threads = list(dict.fromkeys(n for own in result["ways"].values() for n in own))
+    rows = []
+    for way, own in result["ways"].items():
+        seconds = [f"{own[n]['mean_seconds']:.1f}" if n in own else "-" for n in threads]
+        peak = max(one["peak_memory_mb"] for one in own.values()) / 1000
+        far = result["apart_voxels"].get(way)
+        gaps = ["-"] * 3 if far is None else [f"{far[k]:.3f}" for k in ("mean", "p99", "most")]
+        rows.append([way, *seconds, f"{peak:.2f}", *gaps])
+    head = ("evaluated", *(f"s, threads: {n}" for n in threads), "GB")
+    head += ("voxels from full, mean", "99 %", "most")
+    met = ", ".join(
+        f"{row['target']}: {row['value']} {'yes' if row['met'] else 'no'}"
+        for row in result["targets"]
+    )
+    return [
+        f"## One surface at {result['grid']} voxels a side",
+        "",
+        f"`{result['command']}`: mean of {result['heads']} pairs, the networks' part of the work"
+        " (no parser, no guide).",
+        "",
+        *table(head, rows),
+        "",
+        f"Targets of the default (`every second`): {met}.",
+        "",
+    ]
 
 
 def _entry(entry: Result | None, digits: int) -> str:

@@ -5,7 +5,7 @@ import torch
 from lifemask.assets import UserError
 from lifemask.graphics.mesh import boundary_edges, face_areas
 from lifemask.methods._rafare_field import FieldConfig, extract_surface, front_sheet
-from lifemask.methods._rafare_lattice import box_filter, voxel_points
+from lifemask.methods._rafare_lattice import Halves, box_filter, voxel_points
 
 
 def sphere(points, centre=(0.0, 0.0, 0.0), radius=0.6):
@@ -311,3 +311,45 @@ def test_sharpening_moves_along_the_normals_by_the_bump():
     moved = sharpened(plane, bump, 0.01).vertices
     torch.testing.assert_close(moved[:, 2], torch.tensor([0.2, 0.2, 0.23, 0.23]))
     torch.testing.assert_close(moved[:, :2], corners[:, :2])
+
+
+@pytest.mark.parametrize("box", [5, 9])
+def test_every_second_voxel_is_enough_before_a_box(box):
+    from scipy.spatial import KDTree
+
+    found, asked = [], []
+    for every in (1, 2):
+        base = Counted(head)
+        config = FieldConfig(grid=128, box=box * 2 / 128, every=every)
+        found.append(extract_surface(base, folds, oval(128), config=config))
+        asked.append(base.points)
+    exact, halved = (surface.vertices.numpy() for surface in found)
+    apart = KDTree(exact).query(halved)[0] * 64  # voxels
+    assert apart.mean() < 0.03 and np.quantile(apart, 0.99) < 0.2
+    assert asked[1] < 0.4 * asked[0]
+
+
+def test_a_narrow_box_needs_every_voxel():
+    found = [
+        extract_surface(head, folds, oval(64), config=FieldConfig(grid=64, box=3 / 32, every=every))
+        for every in (1, 2)
+    ]
+    assert torch.equal(found[0].vertices, found[1].vertices)
+
+
+def test_halves_hold_even_samples_and_means_between():
+    grid = 8
+    x, y, z = torch.meshgrid(*(torch.arange(grid).float(),) * 3, indexing="ij")
+    linear = 2 * x - y + 3 * z
+    wanted = torch.zeros(grid, grid, grid, dtype=torch.bool)
+    wanted[3:6, 2:4, 1:5] = True
+    halves = Halves(grid, wanted.device)
+    asked = halves.missing(wanted)
+    assert (asked.nonzero() % 2 == 0).all()
+    halves.store(asked, linear[asked])
+    torch.testing.assert_close(halves.everywhere()[wanted], linear[wanted])
+    assert not halves.missing(wanted).any()
+    last = torch.zeros_like(wanted)
+    last[7, 7, 7] = True  # behind the last even sample its value is repeated
+    halves.store(halves.missing(last), linear[6, 6, 6][None])
+    assert halves.everywhere()[7, 7, 7] == linear[6, 6, 6]

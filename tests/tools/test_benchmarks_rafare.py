@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,7 +95,7 @@ def fakes(bench, monkeypatch):
 
 def test_the_command_writes_scores_differences_and_targets(bench, fakes, tmp_path, capsys):
     out = tmp_path / "rafare-open.json"
-    words = ["--pairs", tmp_path, "--heads", 3, "--no-pipeline", "--no-speed", "--json", out]
+    words = ["--pairs", tmp_path, "--heads", 3, "--no-pipeline", "--json", out]
     bench.run.main([str(word) for word in words])
     result = json.loads(out.read_text())
     assert result["benchmark"] == "rafare" and result["heads"] == 3 and result["nets"] == ["open"]
@@ -148,7 +147,7 @@ def test_controls_get_another_image_and_another_head(bench):
 
 def test_other_nets_are_compared_on_the_same_pairs(bench, fakes, tmp_path):
     out = tmp_path / "out.json"
-    words = ["--pairs", tmp_path, "--heads", 3, "--no-pipeline", "--no-speed", "--pieces", 0]
+    words = ["--pairs", tmp_path, "--heads", 3, "--no-pipeline", "--pieces", 0]
     words += ["--net", "pairs", "--net", "renders", "--json", out]
     bench.run.main([str(word) for word in words])
     result = json.loads(out.read_text())
@@ -160,23 +159,33 @@ def test_other_nets_are_compared_on_the_same_pairs(bench, fakes, tmp_path):
     assert any("renders" in row["target"] and row["met"] for row in result["targets"])
 
 
-def test_time_and_memory_are_measured_in_a_child(bench, fakes, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(sys.modules["lifemask.data.pairs"], "load_pairs", bench.run.load_pairs)
-    monkeypatch.setattr(bench.systems, "load_predictor", bench.run.load_predictor)
+def test_time_memory_and_distance_of_three_ways(bench, fakes, monkeypatch, tmp_path, capsys):
+    speed = importlib.import_module("rafare_speed")
+    monkeypatch.setattr(speed, "load_pairs", bench.run.load_pairs)
+    monkeypatch.setattr(speed, "load_predictor", bench.run.load_predictor)
 
-    def child(words, env, **_):
-        assert env["OMP_NUM_THREADS"] == "1" and env["PYTHONPATH"] == str(BENCHMARKS)
-        monkeypatch.setattr(sys, "argv", ["-c", *words[3:]])
-        exec(compile(words[2], "child", "exec"), {})
+    def in_process(words, env, **_):
+        assert env["OMP_NUM_THREADS"] in ("1", "2")
+        before = torch.get_num_threads()
+        speed.main(words[2:])
+        torch.set_num_threads(before)
         return SimpleNamespace(stdout=capsys.readouterr().out)
 
-    monkeypatch.setattr(bench.run.subprocess, "run", child)
-    found = bench.run.speed(tmp_path, bench.systems.Asked(net="pairs"), 2)
-    assert found["grid"] == 192 and found["threads"] == 1 and found["faces"] > 1000
-    assert 0 <= found["seconds"] < 10 and found["peak_memory_mb"] > 50
-    assert fakes["pairs"].asked[0][0] == 2 and len(fakes["pairs"].asked) == 3
-    lines = bench.report._cost({"speed": found})
-    assert "192 voxels a side" in lines[0] and "1 thread" in lines[0]
+    monkeypatch.setattr(speed, "subprocess", SimpleNamespace(run=in_process))
+    out = tmp_path / "rafare-speed.json"
+    speed.main(["--pairs", str(tmp_path), "--heads", "2", "--json", str(out)])
+    found = json.loads(out.read_text())
+    assert list(found["ways"]) == ["full", "every voxel", "every second"] and found["heads"] == 2
+    assert list(found["ways"]["full"]) == ["2"] and list(found["ways"]["every voxel"]) == ["1", "2"]
+    assert len(found["ways"]["every second"]["1"]["seconds"]) == 2
+    assert found["apart_voxels"]["every second"]["most"] < 1e-4  # the fake knows one surface
+    changes = [asked[-1] for asked in fakes[""].asked]
+    assert {"evaluate": "full"} in changes and {"every": 2} in changes
+    assert all(row["met"] for row in found["targets"] if row["target"].startswith("mean_voxels"))
+    lines = "\n".join(bench.report.rafare_sections({"rafare-speed": found}))
+    assert "192 voxels a side" in lines and "| every second |" in lines
+    with pytest.raises(SystemExit, match="--json"):
+        speed.main(["--pairs", str(tmp_path)])
 
 
 def test_pairs_are_spread_and_decoded_when_asked_for(bench):

@@ -21,6 +21,7 @@ from lifemask.methods._rafare_carve import bump_map, carving, fit_kappa, middle_
 from lifemask.methods._rafare_integrate import integrate_normals
 from lifemask.methods._rafare_lattice import (
     WALL,
+    Halves,
     Room,
     box_filter,
     box_voxels,
@@ -45,6 +46,8 @@ FieldFn = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n"]]
 """Points (n, 3) in the cube to values (n,): d in half-crops, or the fine level's r."""
 _FINE_REACH = 2.5
 """Most voxels around the zero of the base within which the fine level is asked at once."""
+_LEAST_BOX = 5
+"""Side in voxels of the box filter from which every second voxel is enough."""
 _STEP = 5
 """Side in voxels of the box by which evaluation follows a surface that leaves what is known."""
 
@@ -66,6 +69,9 @@ class FieldConfig:
         band: half-crops around the zero of the interpolated coarse base in which "band" evaluates
             at once. Less than 0.04: fields whose training clamps distances there keep that value
             in all empty space. A smaller band costs rounds, not accuracy.
+        every: "band" asks the base at every so-manieth voxel along each axis and interpolates
+            between: 1 or 2. The box filter takes away what that misses; where its side is less
+            than 5 voxels, all are asked.
         carve: what the normal map does: "none", "divergence" (published), "integrate", or "both":
             integrated first, then moved along its normals by what divergence would carve, because
             regressed normals are smoother than true ones.
@@ -89,6 +95,7 @@ class FieldConfig:
     evaluate: Literal["full", "band"] = "band"
     coarse: int = 64
     band: float = 0.025
+    every: Literal[1, 2] = 2
     carve: Literal["none", "divergence", "integrate", "both"] = "none"
     kappa: float = 5e-4
     kernel: int = 7
@@ -216,7 +223,8 @@ class FieldSampler:
     zero crosses are exact, that is `box(base) + fine_scale fine` with every base sample in the box
     asked for. So the surface is that of a full evaluation wherever it is connected to anything
     that the start showed, and what it is not connected to is not part of the largest piece.
-    Elsewhere only the sign of the field counts.
+    Elsewhere only the sign of the field counts. With `every` 2 a base sample between those asked
+    for is their mean.
     """
 
     def __init__(self, base: FieldFn, fine: FieldFn | None, room: Room, config: FieldConfig):
@@ -226,7 +234,11 @@ class FieldSampler:
         self._known = torch.zeros(shape, dtype=torch.bool, device=device)
         self._exact = torch.zeros_like(self._known)
         self._detail = torch.zeros(shape if fine else 1, device=device)
-        if config.evaluate == "band" and config.coarse < config.grid:
+        banded = config.evaluate == "band"
+        self._halves: Halves | None = None
+        if banded and config.every == 2 and self._box >= _LEAST_BOX and config.grid % 2 == 0:
+            self._halves = Halves(config.grid, device)
+        if banded and config.coarse < config.grid:
             self._volume = self._coarse()
             start = (self._volume.abs() < config.band) & room.voxels
         else:
@@ -255,9 +267,16 @@ class FieldSampler:
     def _ask_base(self, needed: Bool[Tensor, "n n n"]) -> None:
         """Makes the boxed base exact at samples."""
         unknown = widened(needed, self._box) & ~self._known
-        ids = unknown.flatten().nonzero()[:, 0]
+        halves = self._halves
+        asked = unknown if halves is None else halves.missing(unknown)
+        ids = asked.flatten().nonzero()[:, 0]
         if len(ids):
-            self._volume.view(-1)[ids] = self._query(self._base, ids, self._config.grid)
+            values = self._query(self._base, ids, self._config.grid)
+            if halves is None:
+                self._volume.view(-1)[ids] = values
+            else:
+                halves.store(asked, values)
+                self._volume = torch.where(unknown, halves.everywhere(), self._volume)
         self._known |= unknown
         self._boxed = box_filter(self._volume, self._box)
 
