@@ -133,7 +133,7 @@ class Parser:
         image: UInt8[ndarray, "h w 3"],
         face: Face | Landmarks | Box,
         expand: float = EXPAND,
-        flip_average: bool = False,
+        flip_average: bool = True,
     ) -> Regions:
         """Regions of one face.
 
@@ -142,7 +142,8 @@ class Parser:
             face: landmarks of the face (best: a face that lies on its side is turned upright for
                 the network), a detected face, or the landmark square as a box in photo px.
             expand: side of the parsed square in landmark squares; training covers 0.95 to 1.45.
-            flip_average: average with the maps of the mirrored crop (twice the time).
+            flip_average: average with the maps of the mirrored crop (twice the time, and better by
+                nearly a point of mean IoU).
 
         Returns:
             Probabilities on the parsed square, upright as the photo is.
