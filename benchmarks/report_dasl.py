@@ -133,4 +133,5 @@ def ablation_rows(
 def _values(values: list[float]) -> str:
     if not values:
         return "-"
-    return f"{fmean(values):.2f} ({spread(values):.2f})"
+    digits = 2 if max(map(abs, values)) >= 1 else 4
+    return f"{fmean(values):.{digits}f} ({spread(values):.{digits}f})"

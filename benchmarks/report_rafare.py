@@ -45,8 +45,10 @@ def rafare_sections(results: dict[str, Result]) -> list[str]:
 
 
 def _ablation(result: Result) -> list[str]:
-    unit = {"rafare-normals": "degrees"}.get(result["method"], "held-out error")
-    head, rows = ablation_rows(result, (("error", unit),))
+    units = {"rafare-normals": "degrees", "rafare-base": "distance, 1/1000 half-crop"}
+    unit = units.get(result["method"], "held-out error")
+    shown = ("error", unit), ("side", "points on the right side of the surface")
+    head, rows = ablation_rows(result, shown, higher=("side",))
     return [
         f"## What the parts of {result['method']} do",
         "",
