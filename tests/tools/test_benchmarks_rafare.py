@@ -181,7 +181,8 @@ def test_time_memory_and_distance_of_three_ways(bench, fakes, monkeypatch, tmp_p
     assert found["apart_voxels"]["every second"]["most"] < 1e-4  # the fake knows one surface
     changes = [asked[-1] for asked in fakes[""].asked]
     assert {"evaluate": "full"} in changes and {"every": 2} in changes
-    assert all(row["met"] for row in found["targets"] if row["target"].startswith("mean_voxels"))
+    met = {row["target"]: row["met"] for row in found["targets"]}
+    assert len(met) == 6 and met["every second: voxels from full <= 0.1"]
     lines = "\n".join(bench.report.rafare_sections({"rafare-speed": found}))
     assert "192 voxels a side" in lines and "| every second |" in lines
     with pytest.raises(SystemExit, match="--json"):
