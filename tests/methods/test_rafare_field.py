@@ -5,7 +5,7 @@ import torch
 from lifemask.assets import UserError
 from lifemask.graphics.mesh import boundary_edges, face_areas
 from lifemask.methods._rafare_field import FieldConfig, extract_surface, front_sheet
-from lifemask.methods._rafare_lattice import Halves, box_filter, voxel_points
+from lifemask.methods._rafare_lattice import Samples, box_filter, voxel_points
 
 
 def sphere(points, centre=(0.0, 0.0, 0.0), radius=0.6):
@@ -337,19 +337,35 @@ def test_a_narrow_box_needs_every_voxel():
     assert torch.equal(found[0].vertices, found[1].vertices)
 
 
-def test_halves_hold_even_samples_and_means_between():
+def test_samples_at_even_voxels_and_means_between():
     grid = 8
     x, y, z = torch.meshgrid(*(torch.arange(grid).float(),) * 3, indexing="ij")
     linear = 2 * x - y + 3 * z
     wanted = torch.zeros(grid, grid, grid, dtype=torch.bool)
     wanted[3:6, 2:4, 1:5] = True
-    halves = Halves(grid, wanted.device)
-    asked = halves.missing(wanted)
+    samples = Samples(grid, 2, wanted.device)
+    asked = samples.missing(wanted)
     assert (asked.nonzero() % 2 == 0).all()
-    halves.store(asked, linear[asked])
-    torch.testing.assert_close(halves.everywhere()[wanted], linear[wanted])
-    assert not halves.missing(wanted).any()
+    samples.store(asked, linear[asked])
+    torch.testing.assert_close(samples.everywhere()[wanted], linear[wanted])
+    assert not samples.missing(wanted).any()
     last = torch.zeros_like(wanted)
     last[7, 7, 7] = True  # behind the last even sample its value is repeated
-    halves.store(halves.missing(last), linear[6, 6, 6][None])
-    assert halves.everywhere()[7, 7, 7] == linear[6, 6, 6]
+    samples.store(samples.missing(last), linear[6, 6, 6][None])
+    assert samples.everywhere()[7, 7, 7] == linear[6, 6, 6]
+
+
+def test_samples_at_every_voxel_are_what_is_stored():
+    volume = torch.rand(5, 5, 5, generator=torch.Generator().manual_seed(0))
+    wanted = volume > 0.4
+    samples = Samples(5, 1, wanted.device)
+    assert torch.equal(samples.missing(wanted), wanted)
+    samples.store(wanted, volume[wanted])
+    assert torch.equal(samples.everywhere()[wanted], volume[wanted])
+    assert not samples.missing(wanted).any()
+
+
+def test_other_steps_than_one_and_two_are_refused():
+    config = FieldConfig(grid=32, every=3)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="every is 1 or 2, not 3"):
+        extract_surface(head, folds, oval(32), config=config)

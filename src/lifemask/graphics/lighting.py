@@ -18,6 +18,7 @@ _DEEP3D = (math.pi, 2 * math.pi / math.sqrt(3), 2 * math.pi / math.sqrt(8))
 _DEEP3D_SIGN = (1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0)
 _DEEP3D_AMBIENT = 0.8
 _LEAST_LIT = 0.08
+"""Of evenly spread light; no light of `STUDIO_LIGHTS` falls below it where nothing shadows it."""
 
 
 def sh_basis(normals: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 9"]:

@@ -21,8 +21,8 @@ from lifemask.methods._rafare_carve import bump_map, carving, fit_kappa, middle_
 from lifemask.methods._rafare_integrate import integrate_normals
 from lifemask.methods._rafare_lattice import (
     WALL,
-    Halves,
     Room,
+    Samples,
     box_filter,
     box_voxels,
     cell_corners,
@@ -69,9 +69,9 @@ class FieldConfig:
         band: half-crops around the zero of the interpolated coarse base in which "band" evaluates
             at once. Less than 0.04: fields whose training clamps distances there keep that value
             in all empty space. A smaller band costs rounds, not accuracy.
-        every: "band" asks the base at every so-manieth voxel along each axis and interpolates
-            between: 1 or 2. The box filter takes away what that misses; where its side is less
-            than 5 voxels, all are asked.
+        every: 2: "band" asks the base at every second voxel along each axis and interpolates; the
+            box filter takes away what that misses. 1: at every voxel, as is done anyway where the
+            box's side is less than 5 voxels or N is odd.
         carve: what the normal map does: "none", "divergence" (published), "integrate", or "both":
             integrated first, then moved along its normals by what divergence would carve, because
             regressed normals are smoother than true ones.
@@ -131,7 +131,8 @@ def extract_surface(
 
     Raises:
         UserError: the face mask is empty, or the field has no surface behind it.
-        ValueError: carving without normals, or maps of another size than the mask.
+        ValueError: carving without normals, maps of another size than the mask, or an `every` that
+            is neither 1 nor 2.
     """
     config = config or FieldConfig()
     _check(mask_face, normals, normals_back, config)
@@ -235,9 +236,8 @@ class FieldSampler:
         self._exact = torch.zeros_like(self._known)
         self._detail = torch.zeros(shape if fine else 1, device=device)
         banded = config.evaluate == "band"
-        self._halves: Halves | None = None
-        if banded and config.every == 2 and self._box >= _LEAST_BOX and config.grid % 2 == 0:
-            self._halves = Halves(config.grid, device)
+        coarser = banded and self._box >= _LEAST_BOX and config.grid % 2 == 0
+        self._samples = Samples(config.grid, config.every if coarser else 1, device)
         if banded and config.coarse < config.grid:
             self._volume = self._coarse()
             start = (self._volume.abs() < config.band) & room.voxels
@@ -267,16 +267,11 @@ class FieldSampler:
     def _ask_base(self, needed: Bool[Tensor, "n n n"]) -> None:
         """Makes the boxed base exact at samples."""
         unknown = widened(needed, self._box) & ~self._known
-        halves = self._halves
-        asked = unknown if halves is None else halves.missing(unknown)
+        asked = self._samples.missing(unknown)
         ids = asked.flatten().nonzero()[:, 0]
         if len(ids):
-            values = self._query(self._base, ids, self._config.grid)
-            if halves is None:
-                self._volume.view(-1)[ids] = values
-            else:
-                halves.store(asked, values)
-                self._volume = torch.where(unknown, halves.everywhere(), self._volume)
+            self._samples.store(asked, self._query(self._base, ids, self._config.grid))
+        self._volume = torch.where(unknown, self._samples.everywhere(), self._volume)
         self._known |= unknown
         self._boxed = box_filter(self._volume, self._box)
 
@@ -326,5 +321,7 @@ def _check(
     for name, maps in (("normals", normals), ("normals_back", normals_back)):
         if maps is not None and maps.shape != (*mask_face.shape, 3):
             raise ValueError(f"{name} are {tuple(maps.shape)}, the mask {tuple(mask_face.shape)}")
+    if config.every not in (1, 2):
+        raise ValueError(f"every is 1 or 2, not {config.every}")
     if config.carve != "none" and normals is None:
         raise ValueError(f'carve="{config.carve}" needs normals')

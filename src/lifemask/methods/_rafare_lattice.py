@@ -106,40 +106,40 @@ def cell_corners(cells: Bool[Tensor, "m m m"]) -> Bool[Tensor, "n n n"]:
     return padded
 
 
-class Halves:
-    """Samples at the even voxels of a lattice; those in between are means of their neighbours.
+class Samples:
+    """Samples at every or every second voxel of a lattice, interpolated in between.
 
     Args:
-        grid: N, even.
+        grid: N; even if only every second voxel is sampled.
+        every: 1 or 2, voxels from a sample to the next along each axis, the first at voxel 0.
         device: of the volumes.
     """
 
-    def __init__(self, grid: int, device: torch.device) -> None:
-        self._values = torch.zeros((grid // 2,) * 3, device=device)
+    def __init__(self, grid: int, every: int, device: torch.device) -> None:
+        self._own = (slice(None, None, every),) * 3
+        self._every = every
+        self._values = torch.zeros((grid // every,) * 3, device=device)
         self._known = torch.zeros_like(self._values, dtype=torch.bool)
 
     def missing(self, voxels: Bool[Tensor, "n n n"]) -> Bool[Tensor, "n n n"]:
-        """Even voxels not stored yet that the flagged voxels' values are made of."""
+        """Sampled voxels not stored yet that the flagged voxels' values are made of."""
         flags = torch.zeros_like(voxels)
-        even = (slice(None, None, 2),) * 3
-        flags[even] = widened(voxels, 3)[even] & ~self._known
+        flags[self._own] = widened(voxels, 2 * self._every - 1)[self._own] & ~self._known
         return flags
 
     def store(self, voxels: Bool[Tensor, "n n n"], values: Float[Tensor, "k"]) -> None:
-        """Values at flagged even voxels, in the order of their flat indices."""
-        flags = voxels[::2, ::2, ::2]
+        """Values at flagged sampled voxels, in the order of their flat indices."""
+        flags = voxels[self._own]
         self._values[flags] = values
         self._known |= flags
 
     def everywhere(self) -> Float[Tensor, "n n n"]:
         """The whole lattice; zeros, and means with zeros, where nothing near is stored."""
         full = self._values
-        for axis in range(3):
-            after = torch.cat(
-                (full.narrow(axis, 1, full.shape[axis] - 1), full.narrow(axis, -1, 1)), axis
-            )
-            between = torch.stack((full, (full + after) / 2), axis + 1)
-            full = between.flatten(axis, axis + 1)
+        for axis in range(3 if self._every == 2 else 0):
+            last = full.shape[axis] - 1
+            after = torch.cat((full.narrow(axis, 1, last), full.narrow(axis, last, 1)), axis)
+            full = torch.stack((full, (full + after) / 2), axis + 1).flatten(axis, axis + 1)
         return full
 
 
