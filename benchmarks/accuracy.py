@@ -13,7 +13,6 @@ are test sets: nothing is trained, selected or tuned on them.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import tempfile
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 from lifemask.evaluation.score import score
 from ours import Ours
-from provenance import provenance
+from provenance import provenance, write_result
 
 RESULTS = Path(__file__).parent / "results"
 SYSTEMS = (
@@ -74,7 +73,7 @@ def score_peer(
 def store(stem: str, result: dict[str, Any]) -> None:
     """Write a result and say its first number."""
     path = RESULTS / f"{stem}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_result(path, result)
     first = result["numbers"][0]
     print(f"{path.name}: {first['flags']} {first['value']}, {result['misses']['total']} missed")
     for check in result.get("checks", []):

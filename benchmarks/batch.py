@@ -32,7 +32,7 @@ from PIL import Image
 from lifemask.batch.job import BatchJob
 from lifemask.batch.run import Status, run_batch
 from lifemask.pipeline_config import PipelineConfig
-from provenance import provenance
+from provenance import provenance, write_result
 
 STAGES = {
     "find_faces": "detect", "find_landmarks": "landmarks", "find_geometry": "geometry",
@@ -288,7 +288,7 @@ def rounded(values: dict[str, float]) -> dict[str, float]:
 def save(found: dict[str, Any], path: Path | None) -> None:
     """Write what is known so far."""
     if path is not None:
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        write_result(path, found)
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ differences paired.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from lifemask.training.dasl import STAGE1
 from lifemask.training.dasl_data import FaceSet, crop_labels, load_held_out
 from lifemask.training.dasl_evaluation import SOURCES, Found, predictions, subset
 from lifemask.training.landmarker import face_errors
-from provenance import provenance
+from provenance import provenance, write_result
 
 DRAWS = 2000
 
@@ -188,10 +187,7 @@ def main() -> None:
         f"python benchmarks/dasl.py --run RUN --family {options.family} --data DIR --cache CACHE"
     )
     result = {"benchmark": "dasl", "family": options.family, "sets": sets} | provenance(command)
-    text = json.dumps(result, indent=1) + "\n"
-    temporary = options.json.with_suffix(".partial")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(options.json)
+    write_result(options.json, result)
 
 
 if __name__ == "__main__":

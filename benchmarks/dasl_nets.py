@@ -39,7 +39,7 @@ from lifemask.facemodel import load_face_model  # noqa: E402
 from lifemask.methods.dasl import DaslConfig, DaslNet, ExportNet, create_dasl  # noqa: E402
 from lifemask.training.dasl_export import onnx_bytes  # noqa: E402
 from lifemask.training.export import largest_difference  # noqa: E402
-from provenance import provenance  # noqa: E402
+from provenance import provenance, write_result  # noqa: E402
 
 SIZES = {"tiny": 120, "mobile": 112, "resnet18_half": 120, "resnet50": 120}
 TARGET_MS = {"mobile": 3.0, "resnet50": 45.0}
@@ -253,7 +253,7 @@ def main() -> None:
     } | provenance(f"python benchmarks/dasl_nets.py --rounds {options.rounds} --json FILE")
     text = json.dumps(result, indent=1)
     if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_result(options.json, result)
     print(text)
 
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from provenance import ROOT, provenance
+from provenance import ROOT, provenance, write_result
 
 FLAGS = (
     "--no-sandbox --disable-gpu --use-angle=swiftshader --enable-unsafe-swiftshader --disable-quic"
@@ -48,7 +48,7 @@ def main() -> None:
     record |= {"load_before": load, "threads": os.environ.get("OMP_NUM_THREADS", "all")}
     record |= {"target_s": TARGET_S, "photo": "512 x 512 px", "renderer": "SwiftShader, no GPU"}
     record |= {"first_round": rounds[0], "rounds": rounds[1:], "warm": medians(rounds[1:])}
-    options.json.write_text(json.dumps(record, indent=1) + "\n")
+    write_result(options.json, record)
     print(json.dumps(record["warm"] or rounds[0]))
 
 

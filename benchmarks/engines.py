@@ -51,7 +51,7 @@ from lifemask.training.browser_export import (  # noqa: E402
     browser_graph,
     browser_net,
 )
-from provenance import provenance  # noqa: E402
+from provenance import provenance, write_result  # noqa: E402
 
 SQUARE = (160.6, 63.4, 292.8, 195.6)
 """Landmark square of the face in the sample photo."""
@@ -258,7 +258,7 @@ def main() -> None:
     if options.data:
         browser["aflw2000-dev"] = on_photos(systems, options.data)
     result["browser"] = browser
-    options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_result(options.json, result)
     for row in result["speed"]:
         print("{network:30} onnx {onnx_ms} ms, torch {torch_ms} ms".format(**row))
     print(json.dumps(browser, indent=1))

@@ -37,7 +37,7 @@ from lifemask.nn.eye_net import EyeNet, config_from_dict  # noqa: E402
 from lifemask.nn.shipped import with_weights  # noqa: E402
 from lifemask.pipeline import Pipeline, PipelineConfig  # noqa: E402
 from lifemask.training.eyes import SHUT, eye_scores, gaze_error_deg, read_all  # noqa: E402
-from provenance import provenance  # noqa: E402
+from provenance import provenance, write_result  # noqa: E402
 
 SEED, SIZE, EXPAND = 900_500_000, 384, 1.6
 SYSTEMS = ("method alone", "with the eye reader")
@@ -211,7 +211,7 @@ def main() -> None:
     text = json.dumps(result, indent=1) + "\n"
     print(text)
     if options.json:
-        options.json.write_text(text, encoding="utf-8")
+        write_result(options.json, result)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import os
 os.environ.update({"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
 
 import argparse  # noqa: E402
-import json  # noqa: E402
 import statistics  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
@@ -51,7 +50,7 @@ from lifemask.methods._fitting_albedo import skin_albedo  # noqa: E402
 from lifemask.methods.fitting import fit_landmarks  # noqa: E402
 from lifemask.methods.photometric import refine_photometric  # noqa: E402
 from lifemask.types import Camera, Geometry, Landmarks  # noqa: E402
-from provenance import provenance  # noqa: E402
+from provenance import provenance, write_result  # noqa: E402
 
 SIDE_PX = 400
 
@@ -151,7 +150,7 @@ def main() -> None:
         result[key] = round(kind([row[key] for row in rows]), 4)
         print(f"{key:26s} {result[key]}")
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(options.json, result)
 
 
 if __name__ == "__main__":

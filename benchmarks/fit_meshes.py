@@ -21,7 +21,7 @@ import numpy as np
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.linear import LinearFaceModel
 from lifemask.graphics.meshio import read_glb
-from provenance import provenance
+from provenance import provenance, write_result
 
 PRIOR_MM2 = 2.0  # weight of |a|^2 against squared distances in mm, summed over the face
 POINT_SHARE = 0.1  # weight of point-to-point beside point-to-plane distances
@@ -196,7 +196,7 @@ def main() -> None:
     command = f"python benchmarks/fit_meshes.py --data DATA --heads {options.heads}"
     result = provenance(command) | {"benchmark": "fit_meshes", "results": table}
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(options.json, result)
     if options.card is not None:
         card = json.loads(options.card.read_text(encoding="utf-8"))
         card["measured"]["fit_mean_mm"] = card_numbers(table["modes_80"])

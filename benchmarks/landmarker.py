@@ -24,7 +24,7 @@ from lifemask.training.landmarker import (
     with_fresh_parameters,
 )
 from lifemask.training.recipes import LANDMARKER
-from provenance import provenance
+from provenance import provenance, write_result
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
     text = json.dumps(result, indent=1)
     sys.stdout.write(text + "\n")
     if args.json:
-        args.json.write_text(text + "\n", encoding="utf-8")
+        write_result(args.json, result)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ a test set: nothing is tuned on what it says.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from lifemask.evaluation.compare import compare
 from ours import Ours
-from provenance import provenance
+from provenance import provenance, write_result
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = {
@@ -70,7 +69,7 @@ def main() -> None:
     result = {"benchmark": "paired", "dataset": options.name, "pairs": pairs}
     result |= provenance(command)
     path = RESULTS / f"paired-{options.name}-{options.first}-{options.second}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_result(path, result)
     print(path.name)
 
 

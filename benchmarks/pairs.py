@@ -18,7 +18,7 @@ from typing import Any
 
 from lifemask.data._pairs_run import run_pairs
 from lifemask.data.pairs import PairsConfig
-from provenance import provenance
+from provenance import provenance, write_result
 
 SIZES = {128: (96, 3, 24_000), 256: (192, 5, 60_000)}
 """Lattice, box filter and points near the surface by the side of the pictures in px."""
@@ -71,7 +71,7 @@ def main() -> None:
     text = json.dumps(result, indent=1) + "\n"
     sys.stdout.write(text)
     if options.json:
-        options.json.write_text(text, encoding="utf-8")
+        write_result(options.json, result)
 
 
 if __name__ == "__main__":

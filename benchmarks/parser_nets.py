@@ -14,7 +14,6 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before numpy and torch are imported
 
 import argparse  # noqa: E402
-import json  # noqa: E402
 import time  # noqa: E402
 from dataclasses import asdict, replace  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -26,7 +25,7 @@ from torch import nn  # noqa: E402
 from lifemask.nn.unet import UNet, UNetConfig  # noqa: E402
 from lifemask.training.parser_loss import ParserLoss, ParserLossConfig  # noqa: E402
 from lifemask.training.parser_recipes import CPU_NET, PAPER_NET, SMALL_NET  # noqa: E402
-from provenance import provenance  # noqa: E402
+from provenance import provenance, write_result  # noqa: E402
 
 NETS = {
     "plain U-Net, base 32, 4 levels": (PAPER_NET, 1),
@@ -99,7 +98,7 @@ def main() -> None:
         print({k: v for k, v in row.items() if k != "sizes"}, flush=True)
     command = f"python benchmarks/parser_nets.py --json {given.json}"
     result = {"nets": rows, "load": os.getloadavg()[0], **provenance(command)}
-    given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_result(given.json, result)
 
 
 if __name__ == "__main__":

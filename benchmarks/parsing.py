@@ -18,7 +18,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
 
 import argparse  # noqa: E402
-import json  # noqa: E402
 import statistics  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
@@ -36,7 +35,7 @@ from lifemask.data.regions import RegionSet, load_region_cache, merged  # noqa: 
 from lifemask.data.synthetic import HELD_OUT_SEED  # noqa: E402
 from lifemask.evaluation.regions import confusion_per_image, score_regions  # noqa: E402
 from lifemask.faces.parsing import Parser, load_parser  # noqa: E402
-from provenance import provenance  # noqa: E402
+from provenance import provenance, write_result  # noqa: E402
 
 SMALL = 128
 TARGETS = {"renders-open": 0.85, "renders-research": 0.85, "facesynthetics": 0.70}
@@ -131,7 +130,7 @@ def main() -> None:
         "load": round(os.getloadavg()[0], 2),
         **provenance(command),
     }
-    given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_result(given.json, result)
     for name, one in sets.items():
         for number in one["numbers"]:
             flags = number["flags"]

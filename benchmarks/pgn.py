@@ -12,7 +12,6 @@ Intervals are 95 % of bootstraps over people, those of differences paired. The t
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from pgn_limits import bottleneck, differences, pose_errors
 from pgn_parts import held_out_sets, look, predictor_of, see
 from pgn_pose import both_meshes, both_meshes_of_photos, perspective, poses
 from pgn_uncertainty import doubts, rank_correlations
-from provenance import provenance
+from provenance import provenance, write_result
 
 OTHERS = ("fit", "dasl")
 RATIO_SIZES = {"ytf68": (1, 2, 4)}
@@ -139,9 +138,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     predictor = predictor_of(options.family, options.run)
     result = run_all(predictor, options) | provenance(_command(options))
-    temporary = options.json.with_suffix(".partial")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(options.json)
+    write_result(options.json, result)
 
 
 def _command(options: argparse.Namespace) -> str:

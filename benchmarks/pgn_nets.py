@@ -40,7 +40,7 @@ from lifemask.methods.pgn import (  # noqa: E402
 from lifemask.nn.parametric import CLOSE_CROP, LENGTH_MM  # noqa: E402
 from lifemask.training.export import largest_difference  # noqa: E402
 from lifemask.training.pgn_export import onnx_bytes  # noqa: E402
-from provenance import provenance  # noqa: E402
+from provenance import provenance, write_result  # noqa: E402
 
 NETWORKS = {
     "mobile": PgnConfig(),
@@ -177,7 +177,7 @@ def main() -> None:
     } | provenance(f"python benchmarks/pgn_nets.py --rounds {options.rounds} --json FILE")
     text = json.dumps(result, indent=1)
     if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_result(options.json, result)
     print(text)
 
 

@@ -1,14 +1,17 @@
-"""Where a number comes from: command, commit, machine, threads and versions."""
+"""Where a number comes from (command, commit, machine, versions), and the file it goes to."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,6 +31,13 @@ def provenance(command: str) -> dict[str, object]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
     }
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a result's json, whole or not at all."""
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def _git(*arguments: str) -> str:

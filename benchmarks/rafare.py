@@ -17,7 +17,6 @@ others the levels base and full. Definitions: `lifemask.evaluation.rafare`.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -32,7 +31,7 @@ from lifemask.assets import UserError
 from lifemask.data.pairs import Pair, PairSet, load_pairs
 from lifemask.data.synthetic import HELD_OUT_SEED
 from lifemask.evaluation.rafare import HeadCase, case_of, difference, score
-from provenance import provenance
+from provenance import provenance, write_result
 from rafare_systems import (
     BLIND,
     CARRIED,
@@ -216,14 +215,20 @@ def table(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options."""
+def pair_options(description: str | None, heads: int) -> argparse.ArgumentParser:
+    """The options of every benchmark on held-out pairs."""
     found = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=description, formatter_class=argparse.RawTextHelpFormatter
     )
     found.add_argument("--pairs", type=Path, required=True, help="folder of held-out pairs")
-    found.add_argument("--heads", type=int, default=50, help="evenly spread pairs")
+    found.add_argument("--heads", type=int, default=heads, help="evenly spread pairs")
     found.add_argument("--weights", choices=("open", "research"), default="open")
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = pair_options(__doc__, heads=50)
     found.add_argument("--weights-dir", type=Path, help="folder of weights in place of the shipped")
     found.add_argument("--net", action="append", help="name of weights there; the first is ours")
     found.add_argument("--grid", type=int, help="voxels along a side; default the weights' own")
@@ -247,9 +252,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     print("\n".join(table(result)))
-    temporary = options.json.with_suffix(".partial")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(options.json)
+    write_result(options.json, result)
 
 
 def _command(options: argparse.Namespace) -> str:

@@ -27,8 +27,8 @@ import torch
 from lifemask.assets import UserError
 from lifemask.data.pairs import load_pairs
 from lifemask.evaluation.surface import closest_on_surface
-from provenance import provenance
-from rafare import picked
+from provenance import provenance, write_result
+from rafare import pair_options, picked
 from rafare_systems import Asked, load_predictor, surface_of
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -118,12 +118,7 @@ def targets(found: dict[str, Any], threads: int) -> list[dict[str, Any]]:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    found = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    found.add_argument("--pairs", type=Path, required=True, help="folder of held-out pairs")
-    found.add_argument("--heads", type=int, default=4, help="evenly spread pairs")
-    found.add_argument("--weights", choices=("open", "research"), default="open")
+    found = pair_options(__doc__, heads=4)
     found.add_argument("--grid", type=int, default=192)
     found.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     found.add_argument("--json", type=Path)
@@ -146,9 +141,7 @@ def main(words: list[str] | None = None) -> None:
     result: dict[str, Any] = {**run(options), **provenance(command)}
     for way, by_threads in result["ways"].items():
         print(way, by_threads, result["apart_voxels"].get(way, ""))
-    temporary = options.json.with_suffix(".partial")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(options.json)
+    write_result(options.json, result)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import os
 os.environ.update({"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
 
 import argparse  # noqa: E402
-import json  # noqa: E402
 import math  # noqa: E402
 import statistics  # noqa: E402
 import time  # noqa: E402
@@ -29,7 +28,7 @@ from lifemask.graphics.camera import orthographic_camera, project  # noqa: E402
 from lifemask.graphics.lighting import studio_light  # noqa: E402
 from lifemask.graphics.rasterize import rasterize  # noqa: E402
 from lifemask.graphics.render import render  # noqa: E402
-from provenance import provenance  # noqa: E402
+from provenance import provenance, write_result  # noqa: E402
 
 TARGET_MS = 2.0  # numba, 10,000 triangles, 224 x 224
 
@@ -134,7 +133,7 @@ def main() -> None:
             "results": results,
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+        write_result(options.json, stored)
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def _cost(result: Result) -> list[str]:
 
 
 def _speed(result: Result) -> list[str]:
-    threads = list(dict.fromkeys(n for own in result["ways"].values() for n in own))
+    threads = sorted({n for own in result["ways"].values() for n in own}, key=int)
     rows = []
     for way, own in result["ways"].items():
         seconds = [f"{own[n]['mean_seconds']:.1f}" if n in own else "-" for n in threads]

@@ -15,7 +15,6 @@ the recogniser needs `pip install dlib_bin face_recognition_models`. Definitions
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ from lifemask.evaluation.retexture import TRUTH, Answer, answers_of, difference,
 from lifemask.facemodel import load_face_model
 from lifemask.pipeline import Pipeline
 from lifemask.pipeline_config import PipelineConfig
-from provenance import provenance
+from provenance import provenance, write_result
 
 BASELINES = ("photo", "prior")
 COMPARED = ("rmse", "rmse_visible", "rmse_hidden", "hue_deg", "relight_psnr_db")
@@ -143,9 +142,7 @@ def main() -> None:
         result = run(options) | provenance(_command(options))
     except UserError as error:
         sys.exit(f"error: {error}")
-    temporary = options.json.with_suffix(".partial")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(options.json)
+    write_result(options.json, result)
 
 
 def _command(options: argparse.Namespace) -> str:

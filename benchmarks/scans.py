@@ -39,7 +39,7 @@ from lifemask.graphics.lighting import linear_to_srgb, srgb_to_linear, studio_li
 from lifemask.graphics.meshio import read_glb
 from lifemask.graphics.render import render
 from ours import Ours
-from provenance import provenance
+from provenance import provenance, write_result
 
 RESULTS = Path(__file__).parent / "results"
 NAME = "LeePerrySmith"
@@ -185,7 +185,7 @@ def main() -> None:
     chosen = [f" --method {name}" for name in options.method or ()]
     chosen += [f" --weights {name}" for name in options.weights or ()]
     content |= provenance("python benchmarks/scans.py --data SCANS" + "".join(chosen))
-    options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_result(options.json, content)
     for system, result in results.items():
         print(system, f"({result['misses']['total']} missed)")
         for number in result["numbers"]:

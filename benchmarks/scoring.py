@@ -9,7 +9,6 @@ wall time and processor time are given: on a busy machine only the second says w
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -23,7 +22,7 @@ from numpy import ndarray
 from lifemask.evaluation.compare import compare
 from lifemask.evaluation.predictions import Predictions, save_predictions
 from lifemask.evaluation.score import score
-from provenance import provenance
+from provenance import provenance, write_result
 from scoring_meshes import mesh_rows
 
 PHOTOS = 2000
@@ -133,7 +132,7 @@ def main() -> None:
     command = f"python benchmarks/scoring.py --json {options.json.as_posix()}"
     load = {"before": round(before, 2), "after": round(os.getloadavg()[0], 2)}
     content = {"timings": rows, "load_average": load} | provenance(command)
-    options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_result(options.json, content)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from lifemask.data._sample_codec import encode, leaves
 from lifemask.data._synthetic_run import RenderJob, run, samples_of, set_up
 from lifemask.data.stream import RenderStream
 from lifemask.data.synthetic import SyntheticConfig
-from provenance import provenance
+from provenance import provenance, write_result
 
 SETS = ("mediapipe478",)
 
@@ -142,7 +142,7 @@ def long_run(data: Path, count: int, window: int, path: Path | None, command: st
             **slopes(rows), "windows": rows, **loaded,
         }  # fmt: skip
         if path is not None:
-            path.write_text(json.dumps(result, indent=1) + "\n")
+            write_result(path, result)
     print(json.dumps({k: v for k, v in result.items() if k != "windows"}, indent=1))
 
 

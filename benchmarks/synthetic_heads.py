@@ -14,7 +14,6 @@ With `--pictures FOLDER` it draws where the errors are.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -34,7 +33,7 @@ from lifemask.evaluation.meshes import MeshPredictions, load_mesh_predictions
 from lifemask.evaluation.surface import similarity_from_points
 from lifemask.evaluation.synthetic_heads import score_synthetic_heads
 from ours import Ours
-from provenance import provenance
+from provenance import provenance, write_result
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = tuple(
@@ -165,7 +164,7 @@ def main() -> None:
             path = RESULTS / f"synthetic-heads-{stem}.json"
             told = f"--weights {weights}" if plain else ours.options.replace("--box official", "")
             content = origin | result | provenance(f"{command} {' '.join(told.split())}")
-            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            write_result(path, content)
             print(path.name, *(f"{n['metric']} {n['value']}" for n in headline(result)), sep="\n  ")
             if options.pictures:
                 draw_errors(data, work / ours.stem, options.pictures / weights)

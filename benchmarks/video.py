@@ -50,7 +50,7 @@ from lifemask.video import (
     open_clip,
 )
 from lifemask.video.following import Trail
-from provenance import provenance
+from provenance import provenance, write_result
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH, HEIGHT, FPS = 1280, 720, 25.0
@@ -343,7 +343,7 @@ def main() -> None:
         clip = true_clip(dressed, 100, True, options.frames)
         result["speed"] = [speed(clip, n, fast) for n in (1, 2) for fast in (True, False)]
         print(json.dumps(result["speed"], indent=1))
-    options.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(options.json, result)
 
 
 def means(rows: list[dict[str, Any]]) -> dict[str, Any]:

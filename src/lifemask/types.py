@@ -22,6 +22,8 @@ REGION_NAMES = (
 )  # fmt: skip
 """The nine classes of a region map, by id. "skin" includes beards and glasses, "hair" includes
 headwear, "background" includes cloth and whatever hides the face (hands, objects)."""
+FACE_CLASSES = REGION_NAMES.index("mouth_interior") + 1
+"""Ids below it belong to the face itself."""
 
 
 @dataclass(frozen=True)

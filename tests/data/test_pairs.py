@@ -7,7 +7,7 @@ import pytest
 
 from fake_pairs import noise_pair
 from lifemask.assets import UserError
-from lifemask.data._pairs_fit import FACE_CLASSES, REASONS
+from lifemask.data._pairs_fit import REASONS
 from lifemask.data._pairs_maker import PairsMaker
 from lifemask.data._pairs_sheet import sheet
 from lifemask.data._pairs_source import (
@@ -31,6 +31,7 @@ from lifemask.data.pairs import (
 from lifemask.data.shards import ShardSet, write_shard
 from lifemask.facemodel import load_face_model
 from lifemask.graphics.camera import project
+from lifemask.types import FACE_CLASSES
 
 SMALL = PairsConfig(
     seed=DEVELOPMENT_SEED + 5, size=64, grid=48, near=3000, bank_size=2, shard_size=4

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from lifemask.data._pairs_blend import harmonic_fill, match_lab, poisson_blend
-from lifemask.data._pairs_fit import BACKGROUND, FACE_CLASSES, HAIR, NECK
+from lifemask.data._pairs_fit import BACKGROUND, HAIR, NECK
 from lifemask.data._pairs_masks import Mask, from_nearest, grown, parts_of, shrunk
 from lifemask.data._synthetic_regions import SCALP
+from lifemask.types import FACE_CLASSES
 
 if TYPE_CHECKING:
     from lifemask.data._pairs_fit import Fitted

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lifemask.types import REGION_NAMES
+from lifemask.types import FACE_CLASSES, REGION_NAMES
 
 if TYPE_CHECKING:
     from lifemask.data._pairs_source import Source
@@ -24,7 +24,6 @@ REASONS: tuple[Reason, ...] = ("no face", "residual", "yaw", "cover", "hidden")
 SQUARE_SET = "ibug68-3d-bfm"
 EXPAND = 1.2
 """Side of the cube's square in landmark squares."""
-FACE_CLASSES = 6
 """The first classes of `REGION_NAMES` are the face's."""
 NECK, HAIR, BACKGROUND = (REGION_NAMES.index(n) for n in ("ears_neck", "hair", "background"))
 

@@ -28,6 +28,7 @@ from lifemask.data._pairs_types import Pair, PairsConfig
 from lifemask.data._pairs_wardrobe import Cast, Wardrobe, create_wardrobe
 from lifemask.data._synthetic_sample import FaceDraw, draw_view, random_face, random_identity
 from lifemask.data.synthetic import Banks, Generator
+from lifemask.types import FACE_CLASSES
 
 MODELS: dict[str, tuple[heading.HeadName, ...]] = {
     "lifemask": ("lifemask",), "ict": ("lifemask", "ict"), "both": ("lifemask", "ict"),
@@ -152,7 +153,7 @@ class PairsMaker:
         shot = cast.shoot(placed, tone, gaze, found.light, complete, rng)
         layers = composing.choose_layers(fitted, shot, cast.scalp)
         image = composing.compose(fitted, shot, layers, config.blend, self._fill)
-        truth = layers.swapped & (layers.region < fitting.FACE_CLASSES)
+        truth = layers.swapped & (layers.region < FACE_CLASSES)
         return Outcome(
             image, layers.region, truth, placed, fitted.source.index, round(fitted.residual, 6)
         )
@@ -188,7 +189,7 @@ class PairsMaker:
         shot = cast.shoot(placed, cast.tone(rng), face.gaze_deg, light, complete, rng)
         image = self._photographed(shot, cast.banks, view.image_points(box), rng)
         region = composing.drawn_classes(shot, cast.scalp)
-        return Outcome(image, region, region < fitting.FACE_CLASSES, placed)
+        return Outcome(image, region, region < FACE_CLASSES, placed)
 
     def _face(self, kit: heading.ModelKit, rng: np.random.Generator) -> FaceDraw:
         """A random expression and pose that is not turned too far."""

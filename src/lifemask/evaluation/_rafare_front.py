@@ -19,9 +19,8 @@ from lifemask.evaluation._shape_errors import normals_of
 from lifemask.evaluation.meshes import Triangles
 from lifemask.evaluation.surface import SurfaceTree
 from lifemask.graphics.rasterize import rasterize
-from lifemask.types import REGION_NAMES
+from lifemask.types import FACE_CLASSES, REGION_NAMES
 
-FACE_CLASSES = REGION_NAMES.index("mouth_interior") + 1
 """Region classes below this one belong to the face."""
 _NO_RELIEF = ("eyes", "mouth_interior")
 SPACING_MM = 2.0  # about, between samples: detail is compared against a mean over 6 mm

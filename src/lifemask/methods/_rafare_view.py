@@ -16,13 +16,12 @@ from lifemask.faces.crop import crop_square, square_box
 from lifemask.graphics.camera import camera_for_crop, orthographic_camera, project
 from lifemask.graphics.render import draw_surface
 from lifemask.nn.sdf import CLASS_GAIN, View
-from lifemask.types import Camera, Crop, Geometry
+from lifemask.types import FACE_CLASSES, Camera, Crop, Geometry
 
 EXPAND = 1.2
 """Side of the crop in landmark squares; the face then fills about four fifths of it."""
 SQUARE_SET = "ibug68-3d-bfm"
 FACE_REGION = "face"
-FACE_CLASSES = 6
 """Region classes below this one are face: nose, lips, eyes, brows, skin, mouth interior."""
 
 

@@ -36,7 +36,6 @@ from lifemask.methods._rafare_engine import (
 )
 from lifemask.methods._rafare_field import FieldConfig, Surface, extract_surface
 from lifemask.methods._rafare_view import (
-    FACE_CLASSES,
     Guide,
     create_view,
     cut_crop,
@@ -46,7 +45,7 @@ from lifemask.methods._rafare_view import (
 )
 from lifemask.nn.sdf import FieldNetConfig, NormalNetConfig
 from lifemask.nn.shipped import Engine, check_engine, described, family_name, with_weights
-from lifemask.types import REGION_NAMES, Crop, FreeSurface, Geometry
+from lifemask.types import FACE_CLASSES, REGION_NAMES, Crop, FreeSurface, Geometry
 
 LEVELS: tuple[Level, ...] = ("base", "fine", "normals")
 """From coarse to fine: `f_base` alone, with `f_fine`, and carved by the normals."""

@@ -20,11 +20,10 @@ from lifemask.assets import UserError
 from lifemask.data.base import CropSet
 from lifemask.data.region_augment import NO_REGION_AUGMENTATION, RegionAugmentConfig, draw_batch
 from lifemask.data.regions import IGNORE, RegionSet, load_region_cache, merged
-from lifemask.methods._rafare_view import FACE_CLASSES
 from lifemask.training.crop_sources import renders_tag
 from lifemask.training.inpaint_masks import draw_hole
 from lifemask.training.inpaint_recipes import HoleConfig, InpaintRecipe
-from lifemask.types import REGION_NAMES
+from lifemask.types import FACE_CLASSES, REGION_NAMES
 
 _SKIN, _BACKGROUND = REGION_NAMES.index("skin"), REGION_NAMES.index("background")
 _OVAL = (0.36, 0.46)

@@ -15,11 +15,12 @@ from torch.nn import functional
 
 from lifemask.assets import UserError
 from lifemask.methods._rafare_loss import Part, RafareBatch
-from lifemask.methods._rafare_view import FACE_CLASSES, create_view, face_mask
+from lifemask.methods._rafare_view import create_view, face_mask
 from lifemask.training._camera_faults import taken_by_camera
 from lifemask.training.crop_sources import licence_tag
 from lifemask.training.rafare_back import back_normals, eighth
 from lifemask.training.rafare_recipes import RafareAugment
+from lifemask.types import FACE_CLASSES
 
 _SHOWN = 0.85
 """Share of the points near the surface that lie before or behind pixels of the face."""
