@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from helpers.small_generator import small_generator
+from lifemask.data._synthetic_facial_hair import drawn_brows, seen_brows
 from lifemask.data._synthetic_regions import BROWS, FINER, LIPS, NOSE, SKIN, texel_regions
 from lifemask.data._synthetic_render import render_scene
-from lifemask.data._synthetic_skins import drawn_brows, seen_brows, vary_skin
+from lifemask.data._synthetic_skins import vary_skin
 from lifemask.data.torch_engine import TorchEngine
 from lifemask.facemodel import load_face_model
 

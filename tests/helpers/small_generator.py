@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from lifemask.data._synthetic_masks import create_masks
 from lifemask.data._synthetic_photo import no_faults
 from lifemask.data._synthetic_props import create_props
 from lifemask.data._synthetic_regions import texel_regions
 from lifemask.data._synthetic_rig import create_rig, neutral_mean
-from lifemask.data._synthetic_skins import create_masks
 from lifemask.data._synthetic_surroundings import Surroundings, create_environment
 from lifemask.data.synthetic import Generator, SyntheticConfig
 from lifemask.facemodel.base import FaceModel, LandmarkEmbedding, Topology

@@ -126,7 +126,7 @@ def beard(
     faces = rig.faces[rig.face_material == kernels.SKIN]
     faces = faces[(weight[faces] > 0.12).all(1)]
     ids, inverse = np.unique(faces, return_inverse=True)
-    length = rng.uniform(2.5, 12) if cut != "moustache" else rng.uniform(2, 5)
+    length = 2.5 * 8 ** rng.uniform(0, 1) if cut != "moustache" else rng.uniform(2, 5)
     w = weight[ids][:, None]
     down = np.array([0, -0.5, 0.15], np.float32)
     points = head[ids] + (normals[ids] + down) * (length * w)

@@ -14,11 +14,11 @@ HAIR_STYLES = ("none", "cropped", "short", "bangs", "long", "behind", "big")
 
 
 def random_outfit(rng: np.random.Generator) -> Outfit:
-    """Draw the props: 88 % hair, 14 % hats, 10 % thick beards, 24 % glasses, 20 % occluders."""
+    """Draw the props: 88 % hair, 14 % hats, 18 % thick beards, 24 % glasses, 20 % occluders."""
     hat = rng.random() < 0.14
     weights = [0.3, 0.2, 0.2, 0, 0.2, 0.1, 0] if hat else [0.12, 0.12, 0.25, 0.14, 0.2, 0.1, 0.07]
     hair = str(rng.choice(HAIR_STYLES, p=weights))
-    beard = str(rng.choice(["full", "goatee", "moustache"])) if rng.random() < 0.1 else ""
+    beard = str(rng.choice(["full", "goatee", "moustache"])) if rng.random() < 0.18 else ""
     glasses = str(rng.choice(["", "clear", "dark"], p=[0.76, 0.16, 0.08]))
     count = int(rng.integers(1, 3)) if rng.random() < 0.2 else 0
     kinds = rng.choice(["hand", "object", "card"], count, p=[0.4, 0.33, 0.27])

@@ -12,8 +12,8 @@ from lifemask.data import _synthetic_kernels as kernels
 from lifemask.types import REGION_NAMES
 
 if TYPE_CHECKING:
+    from lifemask.data._synthetic_masks import SkinMasks
     from lifemask.data._synthetic_rig import HeadRig
-    from lifemask.data._synthetic_skins import SkinMasks
 
 NOSE, LIPS, EYES, BROWS, SKIN, MOUTH, NECK, HAIR, BACKGROUND = range(len(REGION_NAMES))
 SCALP = len(REGION_NAMES)

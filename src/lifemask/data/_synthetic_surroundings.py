@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from lifemask.data._synthetic_skins import noise_field
+from lifemask.data._synthetic_paint import noise_field
 
 BACKGROUND_SIZE = 192
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)

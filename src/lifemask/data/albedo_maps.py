@@ -18,8 +18,10 @@ from jaxtyping import Float, Num, UInt8
 from numpy import ndarray
 
 from lifemask.data._synthetic_look import random_skin_tone
+from lifemask.data._synthetic_masks import SkinMasks
+from lifemask.data._synthetic_paint import noise_field
 from lifemask.data._synthetic_rig import HeadRig
-from lifemask.data._synthetic_skins import SkinMasks, noise_field, vary_skin
+from lifemask.data._synthetic_skins import vary_skin
 from lifemask.data._synthetic_surroundings import SRGB_TO_LINEAR
 from lifemask.graphics.lighting import linear_to_srgb
 

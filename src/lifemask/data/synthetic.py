@@ -25,11 +25,11 @@ from lifemask.data._synthetic_cache import (
 )
 
 if TYPE_CHECKING:
+    from lifemask.data._synthetic_masks import SkinMasks
     from lifemask.data._synthetic_parts import Borrowed
     from lifemask.data._synthetic_props import PropKit
     from lifemask.data._synthetic_rig import HeadRig
     from lifemask.data._synthetic_scene import Scene, View
-    from lifemask.data._synthetic_skins import SkinMasks
     from lifemask.data._synthetic_surroundings import Backgrounds, Surroundings
     from lifemask.data._synthetic_truth import LandmarkTruth, Maps
     from lifemask.facemodel.base import FaceModel
@@ -305,11 +305,12 @@ def create_generator(
         UserError: `photo_skins` does not fit the family, skins or environments are missing, or
             the face model has no landmarks that the generator can use.
     """
+    from lifemask.data._synthetic_masks import create_masks
     from lifemask.data._synthetic_parts import borrow_texels, default_rig
     from lifemask.data._synthetic_props import create_props
     from lifemask.data._synthetic_regions import texel_regions
     from lifemask.data._synthetic_rig import create_rig
-    from lifemask.data._synthetic_skins import create_masks, load_skins
+    from lifemask.data._synthetic_skins import load_skins
     from lifemask.data._synthetic_surroundings import Surroundings, load_environments
 
     if (config.family == "research") != (photo_skins is not None):

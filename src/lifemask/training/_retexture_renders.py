@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
@@ -34,6 +34,8 @@ GLASSES_SEEN = 0.5
 """Share of the heads whose glasses count as visible skin: a region parser knows no glasses."""
 _SURE = 0.3, 0.7
 """Share of own pixels around a texel from and up to which it counts as visible."""
+_GROWN, _PART = 0.05, 0.05
+"""Density from which a beard's cut has hair, and how far a texel may be part beard, part skin."""
 _JITTER_DEG, _JITTER_SCALE, _JITTER_PX, _JITTER_SHAPE = 1.6, 0.009, 1.0, 0.3
 
 
@@ -127,17 +129,23 @@ def _record(
     at = points.permute(1, 2, 0)[None]
     shares = torch.nn.functional.grid_sample(layers[None], at, align_corners=False)[0] * inside
     places, shown = pixel_places(fitted.vertices, fitted.camera, chart, chart.size)
-    hidden = torch.maximum(shares[1], shares[1].flip(-1)) * float(scene.outfit.beard != "")
+    visible = view.visible * smooth_step(shares[0], *_SURE)
+    albedo, known = _albedo(generator.rig, banks, scene, chart), torch.ones_like(inside)
+    if scene.outfit.beard:
+        pixels = torch.from_numpy(maps.albedo).permute(2, 0, 1)
+        grown = generator.masks.beard[scene.outfit.beard]
+        grows = _on_chart(generator.rig, torch.from_numpy(grown)[None], chart)[0] > _GROWN
+        albedo, known = bearded_albedo(albedo, pixels, layers[1], visible, grows, at)
     return HeadRecord(
         photo=np.stack(pictures),
         light=np.stack(sheen),
         points=points,
         places=places,
-        visible=view.visible * smooth_step(shares[0], *_SURE),
+        visible=visible,
         mask=torch.from_numpy(own | beard) & shown,
         normals=view.normals,
-        albedo=chart.atlas.scatter(_albedo(generator.rig, banks, scene, chart)),
-        truth=inside * (hidden < 0.05),
+        albedo=albedo,
+        truth=inside * known,
         person=scene.index,
         tone=float(scene.tone.plain @ LUMINANCE),
         yaw_deg=float(scene.angles_deg[1]),
@@ -209,14 +217,55 @@ def _about(moved: View, view: View, scene: Scene) -> View:
     return replace(moved, translation_mm=(view.translation_mm + shift).astype(np.float32))
 
 
-def _albedo(rig: Any, banks: Banks, scene: Scene, chart: TextureChart) -> Float[Tensor, "t 3"]:
-    """True albedo at the chart's texels, sRGB-coded in [0, 1]."""
+def _albedo(rig: Any, banks: Banks, scene: Scene, chart: TextureChart) -> Float[Tensor, "3 n n"]:
+    """True albedo of the skin, sRGB-coded in [0, 1]."""
     skin, tone = banks.skins[scene.tone.skin], scene.tone
     colour = np.stack([tone.lut[skin[..., c], c] for c in range(3)], axis=-1) @ tone.mix.T
     linear = torch.from_numpy(np.clip(colour, 0.003, 1.0).astype(np.float32)).permute(2, 0, 1)
+    return linear_to_srgb(_on_chart(rig, linear, chart)).clamp(0, 1)
+
+
+def _on_chart(
+    rig: Any, layout: Float[Tensor, "c h w"], chart: TextureChart
+) -> Float[Tensor, "c n n"]:
+    """A map in the layout of the skins, read at the chart's texels."""
     u0, v0, u1, v1 = rig.uv_box
     local = (chart.model_uv - torch.tensor([u0, v0])) / torch.tensor([u1 - u0, v1 - v0])
-    return linear_to_srgb(sample_uv(linear, local)).clamp(0, 1)
+    return chart.atlas.scatter(sample_uv(layout.contiguous(), local))
+
+
+def bearded_albedo(
+    skin: Float[Tensor, "3 n n"],
+    pixels: Float[Tensor, "3 h h"],
+    beard: Float[Tensor, "h h"],
+    visible: Float[Tensor, "n n"],
+    grows: Bool[Tensor, "n n"],
+    at: Float[Tensor, "1 n n 2"],
+) -> tuple[Float[Tensor, "3 n n"], Float[Tensor, "n n"]]:
+    """Albedo of a head that wears a beard, and in {0, 1} where it is known.
+
+    A beard that stands out hides the skin below it, and is what a texture of the head has to show.
+    Where the picture shows it, its pixels' albedo is the truth; a texel that is not seen takes the
+    beard that its mirror image shows. Half beard, half skin, and what is below a beard that is not
+    seen are not known.
+
+    Args:
+        skin: albedo without the beard, sRGB-coded in [0, 1].
+        pixels: linear albedo of the picture.
+        beard: 1 where the picture shows the beard, else 0.
+        visible: how far the picture shows the texel, beard or skin.
+        grows: where the beard's cut has hair.
+        at: where the texels lie in the picture, as `functional.grid_sample` takes it.
+    """
+    layers = torch.cat((pixels * beard, beard[None]))[None]
+    *colour, share = torch.nn.functional.grid_sample(layers, at, align_corners=False)[0]
+    coded = linear_to_srgb(torch.stack(colour) / share.clamp(min=1e-3)).clamp(0, 1)
+    seen = visible > _SURE[0]
+    worn = seen & (share > 1 - _PART)
+    lent = ~seen & worn.flip(-1)
+    bare = (seen & (share < _PART)) | (~seen & ~lent & ~grows)
+    albedo = torch.where(worn, coded, torch.where(lent, coded.flip(-1), skin))
+    return albedo, (worn | lent | bare).float()
 
 
 def unit_points(points: Float[Tensor, "2 n n"], size: int) -> Float[Tensor, "2 n n"]:
