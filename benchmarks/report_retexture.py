@@ -26,6 +26,7 @@ PICTURES = (
     ("seam_border", "border of the seen", 2),
     ("seam_chart", "border of the map", 2),
 )
+BEARDS = ("beard_kept", "kept", 2), ("rmse_beard", "rmse on the beard", 4)
 ABLATED = (
     ("albedo", "rmse x 1000"),
     ("albedo_seen", "seen"),
@@ -49,6 +50,10 @@ def retexture_sections(results: dict[str, Result]) -> list[str]:
         lines += [f"## Appearance, `{stem}`", ""]
         if "synthetic" in result:
             lines += _heads(result["synthetic"], result)
+        if "bearded" in result:
+            lines += [f"{result['bearded']['heads']} held-out heads with full beards or goatees"]
+            lines[-1] += " that stand off the skin (kept: contrast to the skin over the true one):"
+            lines += ["", *_rows(result["bearded"], BEARDS), ""]
         if "photos" in result:
             lines += [f"{result['photos']['heads']} photos with the pipeline's geometry:", ""]
             lines += [*_rows(result["photos"], PICTURES), ""]

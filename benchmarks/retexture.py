@@ -7,6 +7,7 @@ Baselines always run along: "photo" (the photo's colours as albedo), "prior" (th
 photo's tone), and for retexture-X its own prior's albedo, prior-X; "truth" is what a perfect albedo
 would score. Heads are rendered from people and
 skins of a held-out seed with true geometry; 910000000 is for development, others for tests.
+`--bearded` adds heads with full beards and goatees of the same seed: how much of them is kept.
 `--photos` scores AFLW2000-dev photos and `--identity` YouTube Faces with the pipeline's geometry;
 the recogniser needs `pip install dlib_bin face_recognition_models`. Definitions:
 `lifemask.evaluation.retexture`.
@@ -37,6 +38,7 @@ from lifemask.pipeline_config import PipelineConfig
 from provenance import provenance, write_result
 
 BASELINES = ("photo", "prior")
+BEARD = "beard_kept", "rmse_beard"
 COMPARED = ("rmse", "rmse_visible", "rmse_hidden", "hue_deg", "relight_psnr_db")
 OWN_PRIOR = "retexture-", "prior-"
 log = logging.getLogger("retexture")
@@ -111,6 +113,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     embed = load_recogniser() if options.identity else None
     if options.heads:
         out["synthetic"] = heads(options, answers)
+    if options.bearded:
+        cases = held_out_heads(
+            options.data, options.bearded, options.lights, options.seed, bearded=True
+        )
+        found = score(_logged(cases), answers | {TRUTH: true_answer})
+        out["bearded"] = found | {"methods": {
+            name: {k: v for k, v in values.items() if k in BEARD}
+            for name, values in found["methods"].items()
+        }}  # fmt: skip
     pipeline = Pipeline(PipelineConfig(weights=options.weights, texture="none"), model=model)
     if options.photos:
         out["photos"] = score(_logged(photos(options, pipeline)), answers)
@@ -130,6 +141,7 @@ def main() -> None:
     parser.add_argument("--lights", type=int, default=8, help="pictures of each")
     parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of the people")
     parser.add_argument("--method", action="append", default=[], help="beside the baselines")
+    parser.add_argument("--bearded", type=int, default=0, help="rendered people with beards")
     parser.add_argument("--photos", type=int, default=0, help="AFLW2000-dev photos")
     parser.add_argument("--identity", type=int, default=0, help="people of YouTube Faces")
     parser.add_argument("--weights", choices=("open", "research"), default="open")
@@ -149,6 +161,7 @@ def _command(options: argparse.Namespace) -> str:
     words = [f"python benchmarks/retexture.py --data DATA --heads {options.heads}"]
     words += [f"--lights {options.lights} --seed {options.seed} --weights {options.weights}"]
     words += [f"--method {name}" for name in options.method]
+    words += [f"--bearded {options.bearded}"] if options.bearded else []
     words += [f"--photos {options.photos}"] if options.photos else []
     words += [f"--identity {options.identity}"] if options.identity else []
     return " ".join([*words, "--json FILE"])

@@ -13,6 +13,7 @@ from helpers.small_generator import small_generator
 from lifemask.assets import UserError
 from lifemask.evaluation import _retexture_cases as cases_of
 from lifemask.evaluation import _retexture_dressers as dressers
+from lifemask.evaluation._albedo_errors import beard_errors
 from lifemask.evaluation._retexture_cases import face_texels, held_out_heads, lit_heads
 from lifemask.evaluation._retexture_dressers import create_dresser
 from lifemask.evaluation.recogniser import (
@@ -74,6 +75,33 @@ def test_the_truth_scores_perfectly(cases):
     assert values["relight_psnr_db"] == pytest.approx(100)
     assert math.isnan(values["seam_chart"])
     assert values["spread_photo"] > 0
+
+
+def test_beards_are_the_truth_where_they_are_seen_and_not_of_the_mask():
+    generator = small_generator(load_face_model("lifemask"), seed=900_000_000, size=64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cases_of, "CHART_PX", 64)
+        case = next(lit_heads(generator, 1, 1, bearded=True))
+    assert case.truth is not None and case.beard is not None
+    assert case.beard.float().mean() > 0.02
+    assert not (case.beard & case.mask).any()
+    values = score_case(case, true_answer)
+    assert values["rmse_beard"] == pytest.approx(0, abs=1e-6)
+    assert math.isnan(values["beard_kept"]) or values["beard_kept"] == pytest.approx(1)
+
+
+def test_a_beard_that_is_shaved_off_is_charged():
+    truth = torch.full((3, 8, 8), 0.5)
+    beard = torch.zeros(8, 8, dtype=torch.bool)
+    beard[:4] = True
+    truth[:, beard] = 0.05
+    half = torch.where(beard, 0.5 * 0.1**0.5, 0.5).expand(3, 8, 8)
+    kept = [beard_errors(a, truth, beard, ~beard)["beard_kept"]
+            for a in (truth * 0.7, half, torch.full((3, 8, 8), 0.3))]  # fmt: skip
+    assert kept == pytest.approx([1, 0.5, 0], abs=1e-4)
+    errors = [beard_errors(a, truth, beard, ~beard)["rmse_beard"] for a in (truth * 0.7, half)]
+    assert errors == pytest.approx([0, 0.5 * 0.1**0.5 - 0.05], abs=1e-4)
+    assert math.isnan(beard_errors(truth, truth * 0 + 0.5, beard, ~beard)["beard_kept"])
 
 
 def test_errors_are_charged_to_what_is_wrong(cases):
@@ -153,14 +181,14 @@ def test_seeds_of_training_are_refused(tmp_path):
         held_out_heads(tmp_path, 1, 1, seed=5)
 
 
-def test_identity_by_a_recogniser_of_mean_colours(cases):
+def test_identity_by_a_recogniser_of_brightness(cases):
     points = np.array([[float(i % 8), float(i // 8)] for i in range(68)])
     other = [np.full((8, 8, 3), 40 + 100 * k, np.uint8) for k in range(HEADS)]
     pairs = [IdentityPair(c, points, o, points) for c, o in zip(cases, other, strict=True)]
 
     def embed(image, points68):
         assert image.dtype == np.uint8 and points68.shape == (68, 2)
-        return np.append(image.reshape(-1, 3).mean(0), 1.0)
+        return np.append(np.quantile(image, np.linspace(0, 1, 9)) - 100, 1.0)
 
     def black(case, index):
         return Judged(torch.zeros(3, 4, 4), ambient_light(1.0).sh)

@@ -24,7 +24,6 @@ from lifemask.training._retexture_photos import (
     create_fitter,
     order_of_photos,
 )
-from lifemask.training._retexture_renders import unit_points
 from lifemask.training.retexture_data import RenderSettings, write_renders
 from training.landmark_toy import toy_real
 
@@ -72,44 +71,6 @@ def test_albedo_is_known_where_the_picture_shows_nothing(records, chart):
         assert float(record.albedo[:, hidden].amin()) > 0
         assert float(record.truth[~chart.inside].sum()) == 0
     assert any(float(r.truth[chart.inside & (r.visible == 0)].mean()) > 0.99 for r in records)
-
-
-def test_a_beard_that_is_seen_is_the_truth_and_the_other_side_takes_it():
-    """Columns 0-1 of the picture show a beard, 2-3 skin; the map is the picture, 4 texels wide."""
-    skin = torch.full((3, 4, 4), 0.8)
-    pixels = torch.full((3, 4, 4), 0.5)
-    pixels[:, :, :2] = 0.05
-    beard = torch.zeros(4, 4)
-    beard[:, :2] = 1
-    at = unit_points(torch.stack(torch.meshgrid(*[torch.arange(4.0)] * 2, indexing="xy")), 4)
-    grows = torch.ones(4, 4, dtype=torch.bool)
-    visible = torch.ones(4, 4)
-    visible[1:, 2:] = 0  # row 0 shows all of the face, the others only their beard
-    visible[3] = 0  # row 3 is not seen at all
-    albedo, known = renders.bearded_albedo(
-        skin, pixels, beard, visible, grows, at.permute(1, 2, 0)[None]
-    )
-    coded = float(linear_to_srgb(torch.tensor(0.05)))
-    expected = torch.full((4, 4), 0.8)
-    expected[:3, :2] = coded
-    expected[1:3, 2:] = coded
-    assert torch.allclose(albedo, expected.expand(3, 4, 4), atol=1e-5)
-    assert torch.equal(known, torch.tensor([[1.0] * 4] * 3 + [[0.0] * 4]))
-    bare = renders.bearded_albedo(skin, pixels, beard, visible, ~grows, at.permute(1, 2, 0)[None])[
-        1
-    ]
-    assert bool(bare.all()), "where no beard grows the skin is the truth"
-
-
-def test_half_beard_half_skin_is_not_known():
-    beard = torch.zeros(4, 4)
-    beard[:, :2] = 1
-    between = torch.full((2, 4, 4), 1.5)  # between the second and the third column
-    at = unit_points(between, 4).permute(1, 2, 0)[None]
-    known = renders.bearded_albedo(
-        torch.ones(3, 4, 4), torch.ones(3, 4, 4), beard, torch.ones(4, 4), beard > 2, at
-    )[1]
-    assert not known.any()
 
 
 def test_what_is_read_off_the_picture_is_the_albedo_of_the_texel(monkeypatch, records):

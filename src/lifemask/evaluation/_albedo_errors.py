@@ -18,6 +18,8 @@ from lifemask.types import Camera, Lighting
 
 LUMINANCE = (0.2126, 0.7152, 0.0722)
 MAX_PSNR_DB = 100.0
+LEAST_CONTRAST = 0.4
+"""Log luminance by which a beard differs from the skin at least to be asked how much is kept."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,37 @@ def albedo_errors(
         for with_gain in (True, False)
         for name, rows in groups.items()
     }
+
+
+def beard_errors(
+    predicted: Float[Tensor, "3 n n"],
+    truth: Float[Tensor, "3 n n"],
+    beard: Bool[Tensor, "n n"],
+    skin: Bool[Tensor, "n n"],
+) -> dict[str, float]:
+    """How much of a beard a predicted albedo keeps.
+
+    "beard_kept" is the difference of the mean log luminance of beard and skin over the true one:
+    1 keeps all, 0 shaves; NaN for a beard that is hardly darker or lighter than the skin.
+    "rmse_beard" is of linear RGB on the beard, with the one gain that suits the skin.
+
+    Args:
+        predicted: linear RGB over the UVs.
+        truth: the same.
+        beard: texels that show the beard.
+        skin: texels that show skin.
+    """
+    weights = predicted.new_tensor(LUMINANCE)
+
+    def contrast(albedo: Tensor) -> float:
+        log = torch.einsum("cij,c->ij", albedo, weights).clamp(min=1e-3).log()
+        return float(log[beard].mean() - log[skin].mean())
+
+    true = contrast(truth)
+    kept = contrast(predicted) / true if abs(true) >= LEAST_CONTRAST else float("nan")
+    gain = albedo_gain(predicted[:, skin].T, truth[:, skin].T)
+    error = texel_error(predicted[:, beard].T * gain, truth[:, beard].T)
+    return {"beard_kept": kept, "rmse_beard": error.rmse}
 
 
 def resized(albedo: Float[Tensor, "3 n n"], size: int) -> Float[Tensor, "3 m m"]:

@@ -42,6 +42,9 @@ MAX_YAW_DEG = 60.0
 _LEAST_SEEN = 0.15
 _MAX_MIX = 0.1
 """Further from the identity than this a colour matrix makes faces of a drawing."""
+_BEARDS = "full", "goatee"
+_LEAST_BEARD = 0.02
+"""Share of the chart that a beard covers at least to be judged."""
 _SKIN = "nose", "lips", "brows", "skin"
 
 
@@ -78,6 +81,7 @@ class FaceCase:
         pixels: (s, s) pixels that show texels of the mask with nothing in front.
         normals: (s, s, 3) unit, camera frame.
         truth: of rendered heads.
+        beard: (n, n) texels that show a beard that stands off the skin; not of the mask.
     """
 
     name: str
@@ -92,6 +96,7 @@ class FaceCase:
     pixels: Bool[Tensor, "s s"]
     normals: Float[Tensor, "s s 3"]
     truth: Truth | None = None
+    beard: Bool[Tensor, "n n"] | None = None
 
     def at_pixels(self, maps: Float[Tensor, "c m m"]) -> Float[Tensor, "c s s"]:
         """A map of any size seen by the pictures' pixels."""
@@ -105,7 +110,9 @@ class FaceCase:
         ).texture
 
 
-def held_out_heads(data: str | Path, heads: int, lights: int, seed: int) -> Iterator[FaceCase]:
+def held_out_heads(
+    data: str | Path, heads: int, lights: int, seed: int, *, bearded: bool = False
+) -> Iterator[FaceCase]:
     """Heads that nothing was trained on, each in one pose under several lights, by a clean camera.
 
     Clothes, hair, glasses and things in front are drawn as in training; the pose is within
@@ -117,6 +124,7 @@ def held_out_heads(data: str | Path, heads: int, lights: int, seed: int) -> Iter
         heads: people.
         lights: pictures of each.
         seed: of the people, at least `data.synthetic.HELD_OUT_SEED`.
+        bearded: only heads that show a full beard or a goatee.
 
     Raises:
         UserError: a seed that training may use, or missing materials.
@@ -126,10 +134,12 @@ def held_out_heads(data: str | Path, heads: int, lights: int, seed: int) -> Iter
     if seed < HELD_OUT_SEED:
         raise UserError(f"seed {seed} is not held out: test heads begin at {HELD_OUT_SEED}")
     config = SyntheticConfig(seed=seed, size=IMAGE_PX, expand=EXPAND)
-    return lit_heads(create_generator(config, Path(data)), heads, lights)
+    return lit_heads(create_generator(config, Path(data)), heads, lights, bearded=bearded)
 
 
-def lit_heads(generator: Any, heads: int, lights: int) -> Iterator[FaceCase]:
+def lit_heads(
+    generator: Any, heads: int, lights: int, *, bearded: bool = False
+) -> Iterator[FaceCase]:
     """The heads of a `data.synthetic.Generator` that `held_out_heads` accepts."""
     from lifemask.data._synthetic_draw import draw_scenes
 
@@ -137,9 +147,11 @@ def lit_heads(generator: Any, heads: int, lights: int) -> Iterator[FaceCase]:
     while found < heads:
         scene = next(draw_scenes(generator, banks, 0, [index]))
         natural = np.abs(scene.tone.mix - np.eye(3)).max() < _MAX_MIX
-        if natural and abs(float(scene.angles_deg[1])) <= MAX_YAW_DEG:
+        wanted = scene.outfit.beard in _BEARDS or not bearded
+        if wanted and natural and abs(float(scene.angles_deg[1])) <= MAX_YAW_DEG:
             case = _lit_head(generator, banks, scene, lights)
-            if float(case.visible[case.mask].float().mean()) >= _LEAST_SEEN:
+            seen = float(case.visible[case.mask].float().mean()) >= _LEAST_SEEN
+            if seen and (not bearded or shows_beard(case)):
                 found += 1
                 yield case
         index += 1
@@ -174,12 +186,23 @@ def _lit_head(generator: Any, banks: Any, scene: Any, lights: int) -> FaceCase:
     clear = torch.from_numpy(maps.model & (maps.glass < 0.5))
     case = _posed(str(scene.index), torch.stack(photos), geometry, model, _one_hot(region), clear)
     bearded = torch.from_numpy(maps.material == kernels.BEARD)
+    pixels = torch.from_numpy(maps.albedo).permute(2, 0, 1).clamp(0, 1)
+    beard = _on_chart(bearded, case, 0.95)
+    own = view_chart(
+        pixels * bearded, geometry.vertices_mm.float(), geometry.camera, case.chart
+    ).texture
     truth = Truth(
-        _true_albedo(generator.rig, banks, scene.tone, case.chart),
+        torch.where(beard, own, _true_albedo(generator.rig, banks, scene.tone, case.chart)),
         torch.stack(shining),
         torch.stack([with_mean_shading(Lighting(sh)).sh for sh in new]),
     )
-    return replace(case, mask=case.mask & ~_on_chart(bearded, case, 0.1), truth=truth)
+    mask = case.mask & ~_on_chart(bearded, case, 0.1)
+    return replace(case, mask=mask, truth=truth, beard=case.mask & beard)
+
+
+def shows_beard(case: FaceCase) -> bool:
+    """Whether enough of a beard is seen to be judged."""
+    return case.beard is not None and float(case.beard.float().mean()) >= _LEAST_BEARD
 
 
 def _all_light(light: Any, gain: Tensor | None = None) -> Float[Tensor, "9 3"]:

@@ -14,6 +14,8 @@ over heads and means by the tone of the skin follow. All is judged on the face's
 | ..._visible, ..._hidden | the same on texels that the picture shows or hides |
 | hue_deg | angle between predicted and true RGB |
 | rerender_psnr_db, rerender_ssim | albedo in the found light over the photo, in the mask's box |
+| beard_kept | contrast of a beard to the skin seen, log luminance, over the true one |
+| rmse_beard | linear RGB on a beard that stands out, with the gain of the skin |
 | relight_psnr_db | albedo against the true one under a new light, true normals, one gain |
 | seam_mirror, seam_border, seam_chart | colour steps across a line over those beside it: the
   mirror line, the border of what is visible, the chart's border in the head's own texture |
@@ -38,13 +40,20 @@ from torch import Tensor
 from lifemask.evaluation import metrics
 from lifemask.evaluation._albedo_errors import (
     albedo_errors,
+    beard_errors,
     mean_luminance,
     relight_psnr_db,
     resized,
     tone_terciles,
 )
 from lifemask.evaluation._picture_measures import box_of, psnr_db, ssim
-from lifemask.evaluation._retexture_cases import CHART_PX, Dresser, FaceCase, outer_faces
+from lifemask.evaluation._retexture_cases import (
+    CHART_PX,
+    Dresser,
+    FaceCase,
+    outer_faces,
+    shows_beard,
+)
 from lifemask.evaluation._texture_measures import (
     border_steps,
     completeness,
@@ -184,12 +193,21 @@ def _true_values(case: FaceCase, index: int, answer: Judged) -> Values:
         end = {"all": "", "visible": "_visible", "invisible": "_hidden"}[texels]
         end += "" if gain else "_raw"
         out["rmse" + end], out["l1" + end] = error.rmse, error.l1
+    out |= _beard_values(case, answer.albedo)
     out["hue_deg"] = hue_error_deg(answer.albedo, case.truth.albedo, case.mask)
     shown = case.pixels
     color, true = (case.at_pixels(a)[:, shown].T for a in (answer.albedo, case.truth.albedo))
     new = Lighting(case.truth.new_lights[index])
     out["relight_psnr_db"] = relight_psnr_db(color, true, case.normals[shown], new)
     return out
+
+
+def _beard_values(case: FaceCase, albedo: Float[Tensor, "3 n n"]) -> Values:
+    """How much of a beard an albedo keeps; NaN where none is seen."""
+    if case.truth is None or case.beard is None or not shows_beard(case):
+        return {"beard_kept": float("nan"), "rmse_beard": float("nan")}
+    skin = case.mask & case.visible
+    return beard_errors(albedo, case.truth.albedo, case.beard, skin)
 
 
 def score(cases: Iterable[FaceCase], answers: Mapping[str, Answer]) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
 from lifemask.data import _synthetic_kernels as kernels
 from lifemask.data import _synthetic_photo as photo
 from lifemask.data import _synthetic_sample as sampling
+from lifemask.data._beard_truth import GROWN, bearded_albedo
 from lifemask.data._synthetic_draw import Draws, draw_scene
 from lifemask.data._synthetic_render import render_scene
 from lifemask.data._synthetic_scene import Scene, View
@@ -34,8 +35,6 @@ GLASSES_SEEN = 0.5
 """Share of the heads whose glasses count as visible skin: a region parser knows no glasses."""
 _SURE = 0.3, 0.7
 """Share of own pixels around a texel from and up to which it counts as visible."""
-_GROWN, _PART = 0.05, 0.05
-"""Density from which a beard's cut has hair, and how far a texel may be part beard, part skin."""
 _JITTER_DEG, _JITTER_SCALE, _JITTER_PX, _JITTER_SHAPE = 1.6, 0.009, 1.0, 0.3
 
 
@@ -134,8 +133,9 @@ def _record(
     if scene.outfit.beard:
         pixels = torch.from_numpy(maps.albedo).permute(2, 0, 1)
         grown = generator.masks.beard[scene.outfit.beard]
-        grows = _on_chart(generator.rig, torch.from_numpy(grown)[None], chart)[0] > _GROWN
-        albedo, known = bearded_albedo(albedo, pixels, layers[1], visible, grows, at)
+        grows = _on_chart(generator.rig, torch.from_numpy(grown)[None], chart)[0] > GROWN
+        albedo, worn, bare = bearded_albedo(albedo, pixels, layers[1], visible, grows, at)
+        known = (worn | bare).float()
     return HeadRecord(
         photo=np.stack(pictures),
         light=np.stack(sheen),
@@ -232,40 +232,6 @@ def _on_chart(
     u0, v0, u1, v1 = rig.uv_box
     local = (chart.model_uv - torch.tensor([u0, v0])) / torch.tensor([u1 - u0, v1 - v0])
     return chart.atlas.scatter(sample_uv(layout.contiguous(), local))
-
-
-def bearded_albedo(
-    skin: Float[Tensor, "3 n n"],
-    pixels: Float[Tensor, "3 h h"],
-    beard: Float[Tensor, "h h"],
-    visible: Float[Tensor, "n n"],
-    grows: Bool[Tensor, "n n"],
-    at: Float[Tensor, "1 n n 2"],
-) -> tuple[Float[Tensor, "3 n n"], Float[Tensor, "n n"]]:
-    """Albedo of a head that wears a beard, and in {0, 1} where it is known.
-
-    A beard that stands out hides the skin below it, and is what a texture of the head has to show.
-    Where the picture shows it, its pixels' albedo is the truth; a texel that is not seen takes the
-    beard that its mirror image shows. Half beard, half skin, and what is below a beard that is not
-    seen are not known.
-
-    Args:
-        skin: albedo without the beard, sRGB-coded in [0, 1].
-        pixels: linear albedo of the picture.
-        beard: 1 where the picture shows the beard, else 0.
-        visible: how far the picture shows the texel, beard or skin.
-        grows: where the beard's cut has hair.
-        at: where the texels lie in the picture, as `functional.grid_sample` takes it.
-    """
-    layers = torch.cat((pixels * beard, beard[None]))[None]
-    *colour, share = torch.nn.functional.grid_sample(layers, at, align_corners=False)[0]
-    coded = linear_to_srgb(torch.stack(colour) / share.clamp(min=1e-3)).clamp(0, 1)
-    seen = visible > _SURE[0]
-    worn = seen & (share > 1 - _PART)
-    lent = ~seen & worn.flip(-1)
-    bare = (seen & (share < _PART)) | (~seen & ~lent & ~grows)
-    albedo = torch.where(worn, coded, torch.where(lent, coded.flip(-1), skin))
-    return albedo, (worn | lent | bare).float()
 
 
 def unit_points(points: Float[Tensor, "2 n n"], size: int) -> Float[Tensor, "2 n n"]:
