@@ -13,6 +13,8 @@ FAINTEST_BROW = 0.08
 """Where brows of photo textures are looked for, and how much darker (log) they are at least."""
 _FARTHEST_MM = 12.0
 """No brow grows farther from its line."""
+_LIFT_MM = -8.0, 4.0
+"""How far above their usual line brows grow; those of portraits mostly lie below it."""
 _MEET = 0.05
 """Share of the brows that meet above the nose."""
 _DARKEST, _BLOND, _FAIREST = 0.006, 0.3, 0.75
@@ -68,12 +70,13 @@ def _hair_colour(rng: np.random.Generator, age: float, skin: NDArray) -> NDArray
 def _brows(masks: SkinMasks, rng: np.random.Generator, grain: NDArray[np.float32]):
     """Soft mask of brows, and how much of the skin their hairs cover there, (rows, columns) each.
 
-    Thin to bushy, sharp to soft, with tails of all lengths, a few grown together; the hairs fan
-    out from upright at the nose to flat at the temple, and thin out towards the nose.
+    Thin to bushy, sharp to soft, low to high, with tails of all lengths, a few grown together; the
+    hairs fan out from upright at the nose to flat at the temple, and thin out towards the nose.
     """
     along, shape = masks.brow_along, grain.shape
     width = rng.uniform(1.6, 6.0)
-    lift = rng.normal(0.5, 1.6) + rng.normal(0, 1) * np.sin(along / 17)
+    lift = rng.uniform(*_LIFT_MM) + rng.normal(0, 1) * np.sin(along / 17)
+    lift = lift + rng.normal(0, 2) * (along / masks.brow_length - 0.5)
     meeting = rng.random() < _MEET
     mask = drawn_brows(masks, width, lift, rng.uniform(4, 28), rng.uniform(0.5, 2.0), meeting)
     upright = np.deg2rad(15 + 60 * np.clip(along / masks.brow_length, 0, 1) ** 2)
