@@ -35,6 +35,8 @@ def rafare_sections(results: dict[str, Result]) -> list[str]:
     for stem, result in results.items():
         if result.get("benchmark") == "rafare":
             lines += _section(stem, result)
+        elif result.get("benchmark") == "rafare-data":
+            lines += _kinds(result)
         elif result.get("benchmark") == "rafare-speed":
             lines += _speed(result)
         elif result.get("benchmark") == "ablation" and result["method"].startswith("rafare"):
@@ -56,6 +58,34 @@ def _ablation(result: Result) -> list[str]:
         f" {', '.join(map(str, result['seeds']))}; mean (range) over seeds, development pairs. A"
         " part helps (or hurts) where taking it away changes the mean by more than the larger"
         " range.",
+        "",
+        *table(head, rows),
+        "",
+    ]
+
+
+def _kinds(result: Result) -> list[str]:
+    """What is learned from pairs of different kinds."""
+    titles = {"base": "base, 1/1000 half-crop", "fine": "fine, 1 - r"}
+    judged = ", ".join(f"{count} held-out `{name}`" for name, count in result["judged"].items())
+
+    def shown(entry: Result, part: str) -> str:
+        digits, seeds = (2, 3)[part == "fine"], entry["seeds"]
+        low, high = (f"{v:.{digits}f}" for v in (min(seeds), max(seeds)))
+        return f"{entry['mean']:.{digits}f} ({low}-{high})"
+
+    columns = [(part, name) for part in titles for name in result["judged"]]
+    rows = [
+        [kind, *(shown(entry[part][name], part) for part, name in columns)]
+        for kind, entry in result["kinds"].items()
+    ]
+    head = ("learned from", *(f"{titles[part]}, on `{name}`" for part, name in columns))
+    return [
+        "## RAFaRe: what it learns from",
+        "",
+        f"`{result['command']}`: {result['pairs']} pairs of each kind, {result['steps']} steps from"
+        f" nothing, judged on {judged}; mean (range) over seeds. A short training: it compares"
+        " kinds of data, not the shipped weights.",
         "",
         *table(head, rows),
         "",

@@ -11,6 +11,7 @@ from lifemask.faces.crop import (
     cut_window,
     photo_to_crop,
     square_box,
+    without_bars,
 )
 from lifemask.types import Crop, Face
 
@@ -103,3 +104,39 @@ def test_window_pixels_are_where_the_crop_formula_says():
 
 def test_window_outside_the_photo():
     assert cut_window(ramp(), (200.0, 5.0, 260.0, 60.0), 100) is None
+
+
+def framed(photo: np.ndarray, color: tuple[int, int, int], noise: int = 0) -> np.ndarray:
+    """The photo with bars of 30, 11, 7 and 0 px left, above, right and below it."""
+    height, width = photo.shape[:2]
+    picture = np.empty((height + 11, width + 37, 3), np.uint8)
+    picture[:] = color
+    ripples = np.random.default_rng(0).integers(-noise, noise + 1, picture.shape)
+    picture = (picture + ripples).clip(0, 255).astype(np.uint8)
+    picture[11:, 30 : 30 + width] = photo
+    return picture
+
+
+@pytest.mark.parametrize("color", [(0, 0, 0), (255, 255, 255), (20, 120, 60)])
+@pytest.mark.parametrize("noise", [0, 5])
+def test_bars_of_any_colour_are_no_photo(color, noise):
+    picture = framed(ramp(), color, noise)
+    assert without_bars(picture) == (30, 11, 150, 101)
+    assert without_bars(picture.swapaxes(0, 1)) == (11, 30, 101, 150)
+    window = cut_window(picture, (40.0, -5.0, 200.0, 60.0), 500)
+    alone = cut_window(ramp(), (10.0, -16.0, 170.0, 49.0), 500)
+    assert window is not None and alone is not None
+    np.testing.assert_array_equal(window.image, alone.image)
+    moved = np.subtract(window.center_px, alone.center_px)
+    assert moved.tolist() == [30, 11] and window.side_px == alone.side_px
+
+
+def test_a_picture_without_bars_stays_whole():
+    assert without_bars(ramp()) == (0, 0, 120, 90)
+    assert without_bars(np.full((20, 30, 3), 7, np.uint8)) == (0, 0, 30, 20)
+
+
+def test_what_stands_before_a_plain_wall_is_no_bar():
+    picture = np.full((100, 200, 3), 240, np.uint8)
+    picture[40:44, 90:93] = 90
+    assert without_bars(picture) == (90, 40, 93, 44)

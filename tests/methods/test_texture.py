@@ -26,6 +26,7 @@ from lifemask.methods._texture_light import LUMINANCE, LightEstimate, estimate_l
 from lifemask.methods._texture_parts import eye_colors
 from lifemask.methods._texture_regions import clear_share
 from lifemask.methods.texture import TextureConfig, texture_from_photo
+from lifemask.pipeline import Pipeline, PipelineConfig
 from lifemask.types import REGION_NAMES, Appearance, Geometry, Lighting
 
 SIZE, PHOTO = 256, 224
@@ -295,3 +296,85 @@ def test_hair_takes_its_colour_from_the_photo_where_the_scalp_shows_too_little(m
     blond, hat = colors["blond"].exp(), colors["hat"].exp()
     assert blond[0] > 0.15 and blond[0] > blond[1] > blond[2]
     torch.testing.assert_close(hat, torch.tensor([0.030, 0.020, 0.014]))  # brown for want of better
+
+
+BLOND, BLACK, BLUE = (torch.tensor(c) for c in ((0.24, 0.17, 0.09), (0.01,) * 3, (0.1, 0.2, 0.7)))
+
+
+def _scalp_color(
+    model: FaceModel,
+    fringe: torch.Tensor,
+    scalp: torch.Tensor,
+    maps: bool = True,
+    beside: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Linear colour (3,) of the hair on a head that shows no skin.
+
+    Every other texel of the face has the colour `fringe`, and the maps call it hair; all else has
+    the colour `scalp`, and no map reaches it.
+    """
+    layout = texture_layout(model, CONFIG.size, CONFIG.part_size, CONFIG.gutter_px)
+    vertices, camera = (geometry := _geometry(model, 0.0)).vertices_mm, geometry.camera
+    seen = unwrap(torch.zeros(3, PHOTO, PHOTO), vertices, camera, layout.atlas)
+    told = (layout.texel_core > 0.5) & (torch.arange(len(layout.atlas)) % 2 == 0)
+    points = torch.where(told[:, None], PHOTO / 2, 2.0 * PHOTO).expand(-1, 3)
+    regions = _everywhere("hair", torch.ones(PHOTO, PHOTO, dtype=torch.bool)) if maps else None
+    unlit, skin = torch.where(told[:, None], fringe, scalp), torch.zeros(len(told))
+    color = hair_color(unlit, replace(seen, points=points), skin, layout, "auto", beside, regions)
+    assert color is not None
+    return color.exp()
+
+
+def test_a_fringe_tells_the_colour_of_the_hair_before_the_scalp_does(model) -> None:
+    """Behind the scalp's texels may be a dark wall, if the head is less high than it seems."""
+    torch.testing.assert_close(_scalp_color(model, BLOND, BLACK), BLOND)
+    torch.testing.assert_close(_scalp_color(model, BLOND, BLACK, maps=False), BLACK)
+
+
+def test_a_hat_called_hair_gives_way_to_what_can_be_hair(model) -> None:
+    torch.testing.assert_close(_scalp_color(model, BLUE, BLOND), BLOND)
+    torch.testing.assert_close(_scalp_color(model, BLUE, BLUE, beside=BLOND), BLOND)
+    brown = torch.tensor([0.030, 0.020, 0.014])
+    torch.testing.assert_close(_scalp_color(model, BLUE, BLUE), brown)
+
+
+def test_dark_brown_in_warm_light_is_a_colour_of_hair(model) -> None:
+    """Its green and blue lie below the darkest that hair is given."""
+    dark = torch.tensor([0.018, 0.006, 0.003])
+    torch.testing.assert_close(_scalp_color(model, dark, BLOND), dark.clamp(min=0.008))
+
+
+@pytest.mark.parametrize("bar", [0.0, 1.0])
+def test_bars_around_a_photo_do_not_change_the_texture(model, bar: float) -> None:
+    """A photo cut above the brows, its fringe blond; the maps take the bars for hair."""
+    geometry = _geometry(model, 0.0)
+    photo = _photo(model, geometry, torch.tensor([0.42, 0.25, 0.17]), LIGHT)
+    nose = int(geometry.vertices_mm.argmax(0)[2])
+    top = int(project(geometry.vertices_mm, geometry.camera)[nose, 1]) - 60
+    hair = (torch.arange(PHOTO) < top + 25)[:, None].expand(PHOTO, PHOTO)
+    photo = torch.where(hair, torch.tensor([0.75, 0.62, 0.42])[:, None, None], photo)
+    grain = torch.rand(PHOTO, PHOTO, generator=torch.Generator().manual_seed(0))
+    photo = photo * (0.85 + 0.15 * grain)  # or the wall, of one colour, were a bar itself
+    framed = photo.clone()
+    framed[:, :top] = bar
+    framed[:, :, :40] = bar
+    alone = _dressed(model, geometry, photo[:, top:, 40:], hair, (40.0, float(top)))
+    inside = _dressed(model, geometry, framed, hair, (0.0, 0.0))
+    torch.testing.assert_close(inside, alone, atol=1e-4, rtol=0)
+    layout = texture_layout(model, CONFIG.size, CONFIG.part_size, CONFIG.gutter_px)
+    red, _, blue = layout.atlas.gather(inside)[layout.prior.scalp > 0.9].median(0).values
+    assert float(red) > 0.15 and float(red) > 1.5 * float(blue)
+
+
+def _dressed(model, geometry, photo, hair, origin: tuple[float, float]) -> torch.Tensor:
+    """Albedo of a head in a part of the photo that begins at `origin` (u, v)."""
+    camera = geometry.camera
+    camera = replace(camera, translation=camera.translation - torch.tensor([*origin, 0.0]))
+    regions = _everywhere("hair", hair)
+    center = tuple(c - o for c, o in zip(regions.center_px, origin, strict=True))
+    pipeline = Pipeline(PipelineConfig(texture="photo", appearance=CONFIG), model=model)
+    picture = (photo.permute(1, 2, 0) * 255).round().byte().numpy()
+    seen = replace(geometry, camera=camera)
+    appearance = pipeline.dress(picture, seen, replace(regions, center_px=center))
+    assert appearance is not None
+    return appearance.albedo

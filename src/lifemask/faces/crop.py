@@ -13,6 +13,8 @@ from torch import Tensor
 from lifemask.types import Crop, Face
 
 Box = tuple[float, float, float, float]
+_BAR_LEVELS = 12
+"""Largest difference (of 255) from a bar's colour in it: what JPEG leaves beside the photo."""
 
 
 def crop_face(
@@ -90,6 +92,8 @@ class Window:
 def cut_window(image: UInt8[np.ndarray, "h w 3"], box: Box, max_side: int) -> Window | None:
     """The part of a box that lies in the photo, box-averaged until it is small enough.
 
+    Bars of one colour around the photo are outside it, as what lies beyond the picture is.
+
     Args:
         image: photo, (H, W, 3) uint8 RGB.
         box: (x0, y0, x1, y1) in photo px.
@@ -100,9 +104,9 @@ def cut_window(image: UInt8[np.ndarray, "h w 3"], box: Box, max_side: int) -> Wi
     """
     from PIL import Image
 
-    height, width = image.shape[:2]
-    x0, y0 = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
-    x1, y1 = min(width, math.ceil(box[2]) + 1), min(height, math.ceil(box[3]) + 1)
+    left, top, right, bottom = without_bars(image)
+    x0, y0 = max(left, math.floor(box[0])), max(top, math.floor(box[1]))
+    x1, y1 = min(right, math.ceil(box[2]) + 1), min(bottom, math.ceil(box[3]) + 1)
     if x1 <= x0 or y1 <= y0:
         return None
     factor = math.ceil(max(x1 - x0, y1 - y0) / max_side)
@@ -113,6 +117,36 @@ def cut_window(image: UInt8[np.ndarray, "h w 3"], box: Box, max_side: int) -> Wi
     side = float(size * factor)
     center = (x0 - 0.5 + side / 2, y0 - 0.5 + side / 2)
     return Window(np.array(reduced), center, side, size)
+
+
+def without_bars(image: UInt8[np.ndarray, "h w 3"]) -> tuple[int, int, int, int]:
+    """The part of a picture that is no bar: padding of one colour, whichever, along its sides.
+
+    A row or column belongs to a bar when all of it, and all between it and the picture's border,
+    has one colour; a plain wall can be a bar, a head cannot.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+
+    Returns:
+        Half-open px (x0, y0, x1, y1), columns x0..x1 and rows y0..y1; the whole picture when all
+        of it has one colour.
+    """
+    height, width = image.shape[:2]
+    y0, y1 = _bar_lines(image), height - _bar_lines(image[::-1])
+    if y0 >= y1:
+        return 0, 0, width, height
+    columns = image[y0:y1].swapaxes(0, 1)
+    return _bar_lines(columns), y0, width - _bar_lines(columns[::-1]), y1
+
+
+def _bar_lines(lines: UInt8[np.ndarray, "n m 3"]) -> int:
+    """How many of the first lines have no pixel of another colour than the first line's."""
+    color = np.median(lines[0], axis=0)
+    for count, line in enumerate(lines):
+        if np.abs(line - color).max() > _BAR_LEVELS:
+            return count
+    return len(lines)
 
 
 def crop_to_photo(points: Float[Tensor, "*b n d"], crop: Crop) -> Float[Tensor, "*b n d"]:

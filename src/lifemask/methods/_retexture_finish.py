@@ -116,7 +116,7 @@ def dressed(
         transfer = lambert_transfer(texels.normals)
         in_camera = LightEstimate(lighting, light.tone, float("nan"), 0)
         beside = hair_beside(linear, texels, regions, transfer, in_camera)
-    hair = hair_color(beyond, texels, skin, layout, config.scalp, beside)
+    hair = hair_color(beyond, texels, skin, layout, config.scalp, beside, regions)
     around = (1 - weight) * trusted(beyond, texels, skin, hair, layout)
     bald = 1 - layout.prior.scalp * (hair is not None)
     trust = (weight * torch.maximum(bald, share) + around).clamp(max=1)

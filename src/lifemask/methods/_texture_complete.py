@@ -31,6 +31,14 @@ _SHADOW_SHARE, _SHADOW_DIRECTIONS = 0.7, 64
 """Share of self-shadowing that is divided out; the rest is filled by light from skin to skin."""
 _CHROMA_SD, _LIGHT_SD = 0.10, 0.30
 """Floors of the spread of a person's own skin in log chroma and log luminance."""
+_SURELY_HAIR = 0.8
+"""Probability above which the regions' hair tells the hair's colour."""
+_ENOUGH = 0.01
+"""Least share of the texels, or of the region maps, that tells it."""
+_BLACK = 0.008
+"""The darkest hair, linear."""
+_MIN_FACING = 0.3
+"""Least cosine to the view at which a texel does."""
 
 
 def without_hidden(
@@ -83,14 +91,14 @@ def hair_beside(
 ) -> Tensor | None:
     """Linear albedo (3,) of the hair anywhere in the photo, in the mean light of what is seen."""
     height, width = linear.shape[1:]
-    mask = regions.probability("hair") > 0.8
+    mask = regions.probability("hair") > _SURELY_HAIR
     size = mask.shape[-1]
     rows, columns = mask.nonzero(as_tuple=True)
     place = (torch.stack((columns, rows), -1) + 0.5) * (regions.side_px / size)
     corner = place.new_tensor(regions.center_px) - regions.side_px / 2
     u, v = (place + corner).round().long().unbind(-1)
     inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    if int(inside.sum()) < 0.01 * size**2 or not bool(seen.visible.any()):
+    if int(inside.sum()) < _ENOUGH * size**2 or not bool(seen.visible.any()):
         return None
     shade = transferred(transfer[seen.visible], light.lighting.sh).mean(0).clamp(min=1e-3)
     return linear[:, v[inside], u[inside]].median(1).values / shade
@@ -103,35 +111,58 @@ def hair_color(
     layout: TextureLayout,
     scalp: Scalp,
     beside: Tensor | None = None,
+    regions: Regions | None = None,
 ) -> Tensor | None:
     """Log linear RGB (3,) of the hair on the scalp; None for a bare scalp.
 
-    Where the scalp shows too little, `beside` is taken, the hair in the rest of the photo.
+    The first of these that is large enough and has a colour of hair: the texels that the regions
+    call hair, anywhere on the head (a fringe hangs over the forehead); what is no skin on the
+    scalp; `beside`, the hair in the rest of the photo; brown.
+
+    Args:
+        unlit: (t, 3) linear albedo where visible.
+        seen: the photo on the texels.
+        skin: (t,) likelihood of skin.
+        layout: the texture's.
+        scalp: "hair" and "skin" force it, "auto" looks at the scalp.
+        beside: (3,) linear albedo, from `hair_beside`.
+        regions: of the photo; None: colours alone must tell.
     """
     if scalp == "skin":
         return None
-    fallback = torch.tensor([0.030, 0.020, 0.014]).log().to(layout.prior.tones)
-    if beside is not None and (color := _as_hair(beside)) is not None:
-        fallback = color
-    region = seen.visible & (layout.prior.scalp > 0.6) & (seen.confidence > 0.2)
-    if int(region.sum()) < 0.002 * len(layout.atlas):
-        return fallback
-    if scalp == "auto" and float(skin[region].median()) > 0.5:
+    on_scalp = seen.visible & (layout.prior.scalp > 0.6) & (seen.confidence > 0.2)
+    shown = int(on_scalp.sum()) >= 0.002 * len(layout.atlas)
+    if scalp == "auto" and shown and float(skin[on_scalp].median()) > 0.5:
         return None
-    hairy = region & (skin < 0.3)
-    if int(hairy.sum()) < 30:
-        return fallback
-    color = _as_hair(unlit[hairy].median(0).values)
-    return fallback if color is None else color
+    no_skin = on_scalp & (skin < 0.3) & shown
+    colors = (
+        None if regions is None else _median(unlit, _told_hair(seen, regions), _ENOUGH * len(skin)),
+        _median(unlit, no_skin, 30),
+        beside,
+    )
+    found = (_as_hair(color) for color in colors if color is not None)
+    brown = torch.tensor([0.030, 0.020, 0.014]).log().to(layout.prior.tones)
+    return next((color for color in found if color is not None), brown)
+
+
+def _told_hair(seen: UnwrapResult, regions: Regions) -> Tensor:
+    """The texels (t,), turned well to the camera, that the regions call hair."""
+    hair = regions.sample(seen.points[:, :2], "hair", outside=0.0)
+    return seen.visible & (seen.normals[:, 2] > _MIN_FACING) & (hair > _SURELY_HAIR)
+
+
+def _median(colors: Tensor, where: Tensor, enough: float) -> Tensor | None:
+    """Median (3,) of the colours (t, 3) where (t,) it is set; None where it is set too seldom."""
+    return colors[where].median(0).values if int(where.sum()) >= enough else None
 
 
 def _as_hair(color: Tensor) -> Tensor | None:
     """Log RGB (3,) if this is a colour of hair, black to blond or grey; a hat's colour is None."""
-    color = color.clamp(min=0.008)
-    r, g, b = color * (0.3 / color.max()).clamp(max=1)
+    r, g, b = color.clamp(min=0) + _BLACK  # what is nearly black has no hue to be judged by
     warm = bool(r >= g) and bool(b < 0.92 * g) and bool(r < 2.6 * g)
     grey = bool((torch.stack((r, b)) / g - 1).abs().max() < 0.22)
-    return torch.stack((r, g, b)).log() if warm or grey else None
+    color = color.clamp(min=_BLACK)
+    return (color * (0.3 / color.max()).clamp(max=1)).log() if warm or grey else None
 
 
 def trusted(

@@ -109,7 +109,7 @@ def texture_from_photo(
     unlit = _remove_residual(unlit, seen, skin, light, layout, config)
     unlit = _remove_highlights(unlit, light, layout)
     beside = None if regions is None else hair_beside(linear, seen, regions, transfer, light)
-    hair = hair_color(unlit, seen, skin, layout, config.scalp, beside)
+    hair = hair_color(unlit, seen, skin, layout, config.scalp, beside, regions)
     trust = trusted(unlit, seen, skin, hair, layout)
     trust = trust * (1 - layout.lids.folded(geometry))
     albedo = complete(unlit, trust, skin, light, hair, layout, config.mirror)
