@@ -338,12 +338,6 @@ def test_a_hat_called_hair_gives_way_to_what_can_be_hair(model) -> None:
     torch.testing.assert_close(_scalp_color(model, BLUE, BLUE), brown)
 
 
-def test_dark_brown_in_warm_light_is_a_colour_of_hair(model) -> None:
-    """Its green and blue lie below the darkest that hair is given."""
-    dark = torch.tensor([0.018, 0.006, 0.003])
-    torch.testing.assert_close(_scalp_color(model, dark, BLOND), dark.clamp(min=0.008))
-
-
 @pytest.mark.parametrize("bar", [0.0, 1.0])
 def test_bars_around_a_photo_do_not_change_the_texture(model, bar: float) -> None:
     """A photo cut above the brows, its fringe blond; the maps take the bars for hair."""

@@ -35,8 +35,6 @@ _SURELY_HAIR = 0.8
 """Probability above which the regions' hair tells the hair's colour."""
 _ENOUGH = 0.01
 """Least share of the texels, or of the region maps, that tells it."""
-_BLACK = 0.008
-"""The darkest hair, linear."""
 _MIN_FACING = 0.3
 """Least cosine to the view at which a texel does."""
 
@@ -158,11 +156,11 @@ def _median(colors: Tensor, where: Tensor, enough: float) -> Tensor | None:
 
 def _as_hair(color: Tensor) -> Tensor | None:
     """Log RGB (3,) if this is a colour of hair, black to blond or grey; a hat's colour is None."""
-    r, g, b = color.clamp(min=0) + _BLACK  # what is nearly black has no hue to be judged by
+    color = color.clamp(min=0.008)
+    r, g, b = color * (0.3 / color.max()).clamp(max=1)
     warm = bool(r >= g) and bool(b < 0.92 * g) and bool(r < 2.6 * g)
     grey = bool((torch.stack((r, b)) / g - 1).abs().max() < 0.22)
-    color = color.clamp(min=_BLACK)
-    return (color * (0.3 / color.max()).clamp(max=1)).log() if warm or grey else None
+    return torch.stack((r, g, b)).log() if warm or grey else None
 
 
 def trusted(
