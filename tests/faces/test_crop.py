@@ -133,7 +133,12 @@ def test_bars_of_any_colour_are_no_photo(color, noise):
 
 def test_a_picture_without_bars_stays_whole():
     assert without_bars(ramp()) == (0, 0, 120, 90)
-    assert without_bars(np.full((20, 30, 3), 7, np.uint8)) == (0, 0, 30, 20)
+    halves = np.full((20, 30, 3), 7, np.uint8)
+    assert without_bars(halves) == (0, 0, 30, 20)
+    halves[10:] = 90
+    assert without_bars(halves) == (0, 0, 30, 20)
+    halves[1:] = 20
+    assert without_bars(halves) == (0, 0, 30, 20)
 
 
 def test_what_stands_before_a_plain_wall_is_no_bar():

@@ -129,15 +129,14 @@ def without_bars(image: UInt8[np.ndarray, "h w 3"]) -> tuple[int, int, int, int]
         image: (H, W, 3) uint8 RGB.
 
     Returns:
-        Half-open px (x0, y0, x1, y1), columns x0..x1 and rows y0..y1; the whole picture when all
-        of it has one colour.
+        Half-open px (x0, y0, x1, y1), columns x0..x1 and rows y0..y1; the whole picture when it
+        is nothing but bars.
     """
     height, width = image.shape[:2]
     y0, y1 = _bar_lines(image), height - _bar_lines(image[::-1])
-    if y0 >= y1:
-        return 0, 0, width, height
-    columns = image[y0:y1].swapaxes(0, 1)
-    return _bar_lines(columns), y0, width - _bar_lines(columns[::-1]), y1
+    columns = image[y0:y1].swapaxes(0, 1) if y0 < y1 else image.swapaxes(0, 1)
+    x0, x1 = _bar_lines(columns), width - _bar_lines(columns[::-1])
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else (0, 0, width, height)
 
 
 def _bar_lines(lines: UInt8[np.ndarray, "n m 3"]) -> int:
