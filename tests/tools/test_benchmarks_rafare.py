@@ -33,7 +33,8 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 def bench():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
-        names = {"rafare": "run", "rafare_systems": "systems", "report_rafare": "report"}
+        names = {"rafare": "run", "rafare_systems": "systems", "report_rafare": "report",
+                 "rafare_data": "data"}  # fmt: skip
         yield SimpleNamespace(**{short: importlib.import_module(n) for n, short in names.items()})
 
 
@@ -312,3 +313,45 @@ def test_scans_compare_the_surface_with_mean_head_and_fitter(bench):
     lines = "\n".join(bench.report.rafare_sections(stored))
     assert "rafare (surface) open - mean head" in lines and "-1.000" in lines
     assert bench.report.rafare_sections({"scans": {"protocol": "scans"}}) == []
+
+
+def kinds_of_pairs(folder, names):
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        settings = dict.fromkeys(("mode", "heads", "blend", "photos"), name)
+        header = {"format": "lifemask-pairs", "version": 1, "settings": settings, "count": 7}
+        (folder / name / "manifest.json").write_text(json.dumps(header))
+
+
+def test_every_kind_of_pairs_sees_as_many_and_is_judged_alike(bench, tmp_path, monkeypatch):
+    kinds_of_pairs(tmp_path / "sets", ("ict", "pairs"))
+    (tmp_path / "work").mkdir()
+    loaded, trained = [], []
+
+    def load(folders, size, family, held_out=False, limit=None):
+        loaded.append((Path(folders[0]).name, limit))
+        return [folders[0]] * (limit or 0)
+
+    def learn(recipe, pairs, held_out, work):
+        trained.append((recipe.part, recipe.seed, recipe.optim.steps))
+        return {name: 10.0 * len(trained) for name in held_out}
+
+    monkeypatch.setattr(bench.data, "load_corpus", load)
+    monkeypatch.setattr(bench.data, "errors", learn)
+    options = SimpleNamespace(
+        sets=tmp_path / "sets", held_out=["a=A", "b=B"], steps=60, seeds=2, limit=5, judged=3,
+        work=tmp_path / "work",
+    )  # fmt: skip
+    found = bench.data.run(options)
+    assert [entry for entry in loaded if entry[0] in ("ict", "pairs")] == [("ict", 5), ("pairs", 5)]
+    assert trained == [(p, s, 60) for _ in "12" for p in ("base", "fine") for s in (0, 1)]
+    assert found["kinds"]["ict"]["base"]["b"] == {"mean": 15.0, "seeds": [10.0, 20.0]}
+    assert bench.data.run(options) == found and len(trained) == 8, "what is done is not done again"
+    table = "\n".join(bench.report.rafare_sections({"rafare-data": found | {"command": "C"}}))
+    assert "| ict | 15.00 (10.00-20.00) | 15.00 (10.00-20.00) | 35.000 (30.000-40.000) |" in table
+
+
+def test_one_kind_of_pairs_is_nothing_to_compare(bench, tmp_path):
+    kinds_of_pairs(tmp_path, ("pairs",))
+    with pytest.raises(UserError, match="fewer than two"):
+        bench.data.run(SimpleNamespace(sets=tmp_path))

@@ -39,7 +39,7 @@ def facial_hair(
     """
     shape = log.shape[:2]
     skin = np.exp(np.median(log[masks.brow > 0.5], axis=0))
-    colour = _hair_colour(rng, age, skin)
+    colour = _painted_colour(rng, age, skin)
     grain = rng.random(shape).astype(np.float32)
     mask = np.zeros(shape, np.float32)
     if strength >= 1 or rng.random() < 0.1:
@@ -57,7 +57,7 @@ def facial_hair(
     return log, mask
 
 
-def _hair_colour(rng: np.random.Generator, age: float, skin: NDArray) -> NDArray[np.float64]:
+def _painted_colour(rng: np.random.Generator, age: float, skin: NDArray) -> NDArray[np.float64]:
     """Linear colour (3,): black to fair, never fairer than the skin unless grey with age."""
     fairest = np.clip(_FAIREST * skin.max(), _DARKEST, _BLOND)
     shade = _DARKEST * (fairest / _DARKEST) ** (rng.random() ** 1.3)

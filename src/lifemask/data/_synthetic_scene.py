@@ -129,6 +129,11 @@ class Tone:
     mix: NDArray[np.float32]
     plain: NDArray[np.float32]
 
+    def albedo(self, skin: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Linear albedo (rows, columns, 3) of a skin's texture (rows, columns, 3)."""
+        colour = np.stack([self.lut[skin[..., c], c] for c in range(3)], axis=-1) @ self.mix.T
+        return np.clip(colour, 0.003, 1.0).astype(np.float32)
+
 
 @dataclass(frozen=True)
 class Scene:

@@ -291,8 +291,7 @@ def uv_albedo(rig: Any, skin: ndarray, tone: Any, size: int) -> Float[ndarray, "
         tone: from texel value to linear colour.
         size: n.
     """
-    colour = np.stack([tone.lut[skin[..., c], c] for c in range(3)], axis=-1) @ tone.mix.T
-    colour = np.clip(colour, 0.003, 1.0).astype(np.float32)
+    colour = tone.albedo(skin)
     rows, columns = rig.texture_shape
     u0, v0, u1, v1 = rig.uv_box
     u = (np.arange(size) + 0.5) / size

@@ -19,9 +19,13 @@ from lifemask.facemodel.base import FaceModel
 from lifemask.faces.crop import crop_square, square_box
 from lifemask.faces.parsing import Regions
 from lifemask.graphics.camera import camera_for_crop, project
-from lifemask.graphics.lighting import directional_light, srgb_to_linear, with_mean_shading
+from lifemask.graphics.lighting import (
+    directional_light,
+    linear_to_srgb,
+    srgb_to_linear,
+    with_mean_shading,
+)
 from lifemask.graphics.render import draw_surface
-from lifemask.graphics.uv import sample_uv
 from lifemask.methods._retexture_chart import (
     TextureChart,
     create_texture_chart,
@@ -160,6 +164,7 @@ def lit_heads(
 def _lit_head(generator: Any, banks: Any, scene: Any, lights: int) -> FaceCase:
     """Render a drawn scene in several lights; only light and exposure differ."""
     from lifemask.data import _synthetic_kernels as kernels
+    from lifemask.data._albedo_truth import bearded_albedo, layout_on_chart
     from lifemask.data._synthetic_photo import draw_exposure, no_faults
     from lifemask.data._synthetic_render import render_scene
     from lifemask.data._synthetic_surroundings import draw_light
@@ -186,18 +191,20 @@ def _lit_head(generator: Any, banks: Any, scene: Any, lights: int) -> FaceCase:
     clear = torch.from_numpy(maps.model & (maps.glass < 0.5))
     case = _posed(str(scene.index), torch.stack(photos), geometry, model, _one_hot(region), clear)
     bearded = torch.from_numpy(maps.material == kernels.BEARD)
-    pixels = torch.from_numpy(maps.albedo).permute(2, 0, 1).clamp(0, 1)
-    beard = _on_chart(bearded, case, 0.95)
-    own = view_chart(
-        pixels * bearded, geometry.vertices_mm.float(), geometry.camera, case.chart
-    ).texture
+    pixels = torch.from_numpy(maps.albedo).permute(2, 0, 1)
+    skin = torch.from_numpy(scene.tone.albedo(banks.skins[scene.tone.skin])).permute(2, 0, 1)
+    bare = linear_to_srgb(case.chart.spread(layout_on_chart(generator.rig, skin, case.chart)))
+    view = view_chart(pixels, geometry.vertices_mm.float(), geometry.camera, case.chart)
+    albedo, worn, _ = bearded_albedo(
+        bare, pixels, bearded.float(), view.visible, torch.zeros_like(case.mask), view.points
+    )
     truth = Truth(
-        torch.where(beard, own, _true_albedo(generator.rig, banks, scene.tone, case.chart)),
+        srgb_to_linear(albedo),
         torch.stack(shining),
         torch.stack([with_mean_shading(Lighting(sh)).sh for sh in new]),
     )
     mask = case.mask & ~_on_chart(bearded, case, 0.1)
-    return replace(case, mask=mask, truth=truth, beard=case.mask & beard)
+    return replace(case, mask=mask, truth=truth, beard=case.mask & worn & (view.visible > 0))
 
 
 def shows_beard(case: FaceCase) -> bool:
@@ -211,15 +218,6 @@ def _all_light(light: Any, gain: Tensor | None = None) -> Float[Tensor, "9 3"]:
     key = directional_light(direction, color)
     sh = torch.from_numpy(light.sh) + key.sh
     return sh if gain is None else sh * gain
-
-
-def _true_albedo(rig: Any, banks: Any, tone: Any, chart: TextureChart) -> Float[Tensor, "3 n n"]:
-    """The generator's skin on the chart: texels through the tone's table and matrix."""
-    skin = banks.skins[tone.skin]
-    linear = np.stack([tone.lut[skin[..., c], c] for c in range(3)], -1) @ tone.mix.T
-    texture = torch.from_numpy(np.clip(linear, 0.003, 1).astype(np.float32)).permute(2, 0, 1)
-    low, high = torch.tensor(rig.uv_box).view(2, 2)
-    return chart.spread(sample_uv(texture.contiguous(), (chart.model_uv - low) / (high - low)))
 
 
 def _one_hot(region: UInt8[ndarray, "s s"]) -> Regions:

@@ -22,7 +22,6 @@ EXPAND = 1.2
 """Side of the crop in landmark squares; the face then fills about four fifths of it."""
 SQUARE_SET = "ibug68-3d-bfm"
 FACE_REGION = "face"
-"""Region classes below this one are face: nose, lips, eyes, brows, skin, mouth interior."""
 
 
 @dataclass(frozen=True)

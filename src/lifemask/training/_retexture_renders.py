@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from lifemask.data import _synthetic_kernels as kernels
 from lifemask.data import _synthetic_photo as photo
 from lifemask.data import _synthetic_sample as sampling
-from lifemask.data._beard_truth import GROWN, bearded_albedo
+from lifemask.data._albedo_truth import GROWN, bearded_albedo, layout_on_chart
 from lifemask.data._synthetic_draw import Draws, draw_scene
 from lifemask.data._synthetic_render import render_scene
 from lifemask.data._synthetic_scene import Scene, View
@@ -23,7 +22,6 @@ from lifemask.data._synthetic_surroundings import LUMINANCE, draw_light
 from lifemask.data._synthetic_truth import Maps, create_maps
 from lifemask.data.synthetic import Banks, Generator, Sample
 from lifemask.graphics.lighting import directional_light, linear_to_srgb
-from lifemask.graphics.uv import sample_uv
 from lifemask.methods._retexture_chart import TextureChart, pixel_places, view_chart
 from lifemask.methods._retexture_net import smooth_step
 from lifemask.training._retexture_cache import HeadRecord
@@ -129,12 +127,18 @@ def _record(
     shares = torch.nn.functional.grid_sample(layers[None], at, align_corners=False)[0] * inside
     places, shown = pixel_places(fitted.vertices, fitted.camera, chart, chart.size)
     visible = view.visible * smooth_step(shares[0], *_SURE)
-    albedo, known = _albedo(generator.rig, banks, scene, chart), torch.ones_like(inside)
+
+    def on_chart(layout: ndarray) -> Tensor:
+        channels = torch.from_numpy(layout).permute(2, 0, 1)
+        return chart.atlas.scatter(layout_on_chart(generator.rig, channels, chart))
+
+    skin = scene.tone.albedo(banks.skins[scene.tone.skin])
+    albedo, known = linear_to_srgb(on_chart(skin)).clamp(0, 1), torch.ones_like(inside)
     if scene.outfit.beard:
         pixels = torch.from_numpy(maps.albedo).permute(2, 0, 1)
         grown = generator.masks.beard[scene.outfit.beard]
-        grows = _on_chart(generator.rig, torch.from_numpy(grown)[None], chart)[0] > GROWN
-        albedo, worn, bare = bearded_albedo(albedo, pixels, layers[1], visible, grows, at)
+        grows = on_chart(grown[..., None])[0] > GROWN
+        albedo, worn, bare = bearded_albedo(albedo, pixels, layers[1], visible, grows, view.points)
         known = (worn | bare).float()
     return HeadRecord(
         photo=np.stack(pictures),
@@ -215,23 +219,6 @@ def _about(moved: View, view: View, scene: Scene) -> View:
     middle = scene.head_mm.mean(0)
     shift = (view.rotation - moved.rotation) @ middle
     return replace(moved, translation_mm=(view.translation_mm + shift).astype(np.float32))
-
-
-def _albedo(rig: Any, banks: Banks, scene: Scene, chart: TextureChart) -> Float[Tensor, "3 n n"]:
-    """True albedo of the skin, sRGB-coded in [0, 1]."""
-    skin, tone = banks.skins[scene.tone.skin], scene.tone
-    colour = np.stack([tone.lut[skin[..., c], c] for c in range(3)], axis=-1) @ tone.mix.T
-    linear = torch.from_numpy(np.clip(colour, 0.003, 1.0).astype(np.float32)).permute(2, 0, 1)
-    return linear_to_srgb(_on_chart(rig, linear, chart)).clamp(0, 1)
-
-
-def _on_chart(
-    rig: Any, layout: Float[Tensor, "c h w"], chart: TextureChart
-) -> Float[Tensor, "c n n"]:
-    """A map in the layout of the skins, read at the chart's texels."""
-    u0, v0, u1, v1 = rig.uv_box
-    local = (chart.model_uv - torch.tensor([u0, v0])) / torch.tensor([u1 - u0, v1 - v0])
-    return chart.atlas.scatter(sample_uv(layout.contiguous(), local))
 
 
 def unit_points(points: Float[Tensor, "2 n n"], size: int) -> Float[Tensor, "2 n n"]:
