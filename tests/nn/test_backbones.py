@@ -16,9 +16,9 @@ from lifemask.nn.backbones import (
 from lifemask.nn.blocks import ResidualBlock
 from lifemask.nn.landmark_net import LandmarkNet, LandmarkNetConfig
 from lifemask.training.export import fuse_norms
-from lifemask.training.landmarker import shipped_weights
 from lifemask.training.landmarker import with_fresh_parameters as complete
 from lifemask.training.recipes import CPU_NET
+from lifemask.training.start import shipped_weights
 
 SIZES = {"tiny": 40, "mobile": 112, "resnet18_half": 120, "resnet50": 120}
 FEATURES = {"tiny": 32, "mobile": 384, "resnet18_half": 256, "resnet50": 2048}

@@ -10,22 +10,22 @@ import torch
 
 from lifemask.assets import UserError
 from lifemask.nn.landmark_net import ExportNet, LandmarkNet, LandmarkOutput, unit_from_crop_px
+from lifemask.training.checkpoint import averaged_weights
 from lifemask.training.export import fuse_norms, largest_difference
 from lifemask.training.landmark_loss import LandmarkLoss, SourceBatch
 from lifemask.training.landmarker import (
     BatchMaker,
     Corpus,
-    averaged_weights,
     evaluate,
     load_corpus,
     predict,
     run_training,
-    shipped_weights,
     with_fresh_parameters,
 )
 from lifemask.training.landmarker_export import export_landmarker, runtime_network
 from lifemask.training.loop import learning_rate
 from lifemask.training.recipes import LANDMARKER, LandmarkLossConfig, OptimConfig
+from lifemask.training.start import shipped_weights
 from lifemask.training.trainable import loop_config
 from training import landmark_toy as toy
 

@@ -97,14 +97,14 @@ def test_a_run_starts_from_another_one_at_its_size_or_half(tmp_path):
     half = replace(recipe, net=replace(recipe.net, size=16, widths=(8, 8)))
     for name, one in (("same", recipe), ("half", half)):
         run_training(one, toy_corpus(), config_for(one, tmp_path / name))
-    same = initial_weights(tmp_path / "same", recipe.net)
-    grown = initial_weights(tmp_path / "half", recipe.net)
+    same = initial_weights(str(tmp_path / "same"), recipe)
+    grown = initial_weights(str(tmp_path / "half"), recipe)
     assert same.keys() == grown.keys()
     run_training(recipe, toy_corpus(), config_for(recipe, tmp_path / "new"), grown)
     assert read_state(tmp_path / "new" / "checkpoint.safetensors")["step"] == 2
-    other = replace(recipe.net, widths=(5, 7, 9))
+    other = replace(recipe, net=replace(recipe.net, widths=(5, 7, 9)))
     with pytest.raises(UserError, match="cannot start from .*without the finest level"):
-        initial_weights(tmp_path / "same", other)
+        initial_weights(str(tmp_path / "same"), other)
 
 
 def test_batches_repeat_and_mix_their_sources():

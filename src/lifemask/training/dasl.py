@@ -26,13 +26,13 @@ from lifemask.methods._dasl_types import DaslBatch
 from lifemask.methods.dasl import DaslNet, create_dasl, normalised
 from lifemask.nn.backbones import mobile_from_landmarker
 from lifemask.nn.critic import Critic
-from lifemask.training.checkpoint import averaged_weights, read_state
+from lifemask.training.checkpoint import read_state
 from lifemask.training.dasl_batches import DaslBatchMaker
 from lifemask.training.dasl_data import DaslCorpus, crop_labels, load_dasl_corpus
 from lifemask.training.dasl_evaluation import evaluate
 from lifemask.training.dasl_recipes import DASL, DaslRecipe
-from lifemask.training.landmarker import shipped_weights
 from lifemask.training.loop import LoopConfig, train
+from lifemask.training.start import HELP, shipped_weights, starting_weights
 from lifemask.training.trainable import Switch, Trainable, shorten_optim
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def create_network(
         recipe: sizes and start.
         model: face model of the coefficients.
         corpus: its labels decide the whitening.
-        start_from: folder of a 2DASL run; overrides the recipe's start.
+        start_from: a 2DASL run, or shipped weights; overrides the recipe's start.
 
     Raises:
         UserError: an unknown start, or a run of another network.
@@ -106,7 +106,7 @@ def create_network(
     torch.manual_seed(recipe.seed)
     network = create_dasl(recipe.net, model)
     if start_from:
-        return _with_weights(network, Path(start_from))
+        return _with_weights(network, starting_weights(start_from, recipe.family), start_from)
     labels = [network.head.pack(crop_labels(faces)) for faces in corpus.labelled]
     network.head.set_whitening(torch.cat(labels))
     if recipe.start == "landmarker" and recipe.net.backbone == "mobile":
@@ -115,13 +115,13 @@ def create_network(
     return network
 
 
-def _with_weights(network: DaslNet, run: Path) -> DaslNet:
-    """The network with the averaged weights of a run."""
+def _with_weights(network: DaslNet, weights: dict[str, Tensor], source: str) -> DaslNet:
+    """The network with the weights from `source`."""
     try:
-        network.load_state_dict(averaged_weights(run))
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(
-            f"{run} holds another network: give --start-from a run of the same net settings"
+            f"{source} holds another network: give --start-from a run of the same net settings"
         ) from error
     return network
 
@@ -190,7 +190,7 @@ def add_options(group: Any) -> None:
     add("--cache", type=Path, action="append", required=True, help="renders; may be repeated")
     add("--data", type=Path, help="folder with aflw21 and ytf68")
     add("--prepared", type=Path, help="folder to keep decoded crops and found points in")
-    add("--start-from", default="", help="folder of a 2DASL run to start from")
+    add("--start-from", default="", help=HELP.format("dasl-open"))
 
 
 def run(recipe: DaslRecipe, options: argparse.Namespace, config: LoopConfig) -> None:

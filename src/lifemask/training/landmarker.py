@@ -19,7 +19,6 @@ import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
-from lifemask.assets import weights_path
 from lifemask.data.augment import (
     NO_AUGMENTATION,
     AugmentConfig,
@@ -33,11 +32,11 @@ from lifemask.facemodel import load_face_model
 from lifemask.facemodel.landmarks import convert, flip_table
 from lifemask.nn.landmark_net import LandmarkNet, unit_from_crop_px
 from lifemask.nn.parametric import LandmarkModel, landmark_model
-from lifemask.training.checkpoint import averaged_weights
 from lifemask.training.crop_sources import REAL_SETS, real_crops, renders_tag
 from lifemask.training.landmark_loss import LandmarkLoss, SourceBatch
 from lifemask.training.loop import LoopConfig, train
 from lifemask.training.recipes import LANDMARKER, LandmarkerRecipe
+from lifemask.training.start import HELP, starting_weights
 from lifemask.training.trainable import Switch, Trainable, shorten_optim
 
 logger = logging.getLogger(__name__)
@@ -287,18 +286,6 @@ def run_training(
     return averaged
 
 
-def shipped_weights(name: str) -> dict[str, Tensor]:
-    """Weights of a shipped landmarker in float32, e.g. "landmarker-open".
-
-    Raises:
-        UserError: no such weights.
-    """
-    from safetensors.torch import load_file
-
-    tensors = load_file(weights_path(f"{name}.safetensors"))
-    return {k: v.float() if v.dtype.is_floating_point else v for k, v in tensors.items()}
-
-
 def with_fresh_parameters(weights: dict[str, Tensor], network: LandmarkNet) -> dict[str, Tensor]:
     """The weights, with the network's own parameter output where they have none.
 
@@ -318,19 +305,13 @@ def _target(source: str, rows: slice, points: ndarray, visible: ndarray, size: i
     return SourceBatch(source, rows, unit, torch.from_numpy(visible))
 
 
-def starting_weights(source: str) -> dict[str, Tensor]:
-    """Weights of a run's folder (averaged) or of a shipped landmarker's name."""
-    folder = Path(source)
-    return averaged_weights(folder) if folder.is_dir() else shipped_weights(source)
-
-
 def add_options(group: Any) -> None:
     """Options that say where the data are."""
     add = group.add_argument
     add("--cache", type=Path, action="append", required=True, help="renders; may be repeated")
     add("--data", type=Path, help="folder with aflw21 and ytf68")
     add("--prepared", type=Path, help="folder to keep decoded real crops in")
-    add("--start-from", help="run folder, or name of shipped weights, to start from")
+    add("--start-from", help=HELP.format("landmarker-open"))
 
 
 def run(recipe: LandmarkerRecipe, options: argparse.Namespace, config: LoopConfig) -> None:
@@ -340,7 +321,9 @@ def run(recipe: LandmarkerRecipe, options: argparse.Namespace, config: LoopConfi
     corpus = load_corpus(recipe, options.data, options.cache, options.prepared)
     sizes = {k: [len(one) for one in sets] for k, sets in corpus.training.items()}
     logger.info("crops: %s", sizes)
-    initial = starting_weights(options.start_from) if options.start_from else None
+    initial = None
+    if options.start_from:
+        initial = starting_weights(options.start_from, recipe.family)
     model = landmark_model(load_face_model(), CONVENTION)
     run_training(recipe, corpus, model, config, initial)
 

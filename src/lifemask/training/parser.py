@@ -16,12 +16,12 @@ from lifemask.data.facesynthetics import load_facesynthetics
 from lifemask.data.region_augment import NO_REGION_AUGMENTATION, draw_batch
 from lifemask.data.regions import RegionSet, load_region_cache, merged
 from lifemask.evaluation.regions import confusion_per_image, intersection_over_union, mean_iou
-from lifemask.nn.unet import UNet, UNetConfig, grown
-from lifemask.training.checkpoint import averaged_weights
+from lifemask.nn.unet import UNet, grown
 from lifemask.training.crop_sources import renders_tag
 from lifemask.training.loop import LoopConfig, train
 from lifemask.training.parser_loss import ParserLoss
 from lifemask.training.parser_recipes import ParserRecipe
+from lifemask.training.start import starting_weights
 from lifemask.types import REGION_NAMES
 
 SOURCES = ("renders", "portraits")
@@ -156,20 +156,20 @@ def evaluate(
     return metrics
 
 
-def initial_weights(run: Path, config: UNetConfig) -> dict[str, Tensor]:
-    """Averaged weights of a run to start a network from; those of a run at half the size grow.
+def initial_weights(source: str, recipe: ParserRecipe) -> dict[str, Tensor]:
+    """Weights of a run, or shipped ones, to start from; those for half the size grow.
 
     Raises:
         UserError: the run has no checkpoint, or one of another network.
     """
-    weights, network = averaged_weights(run), UNet(config)
+    weights, network = starting_weights(source, recipe.family), UNet(recipe.net)
     own = {name: value.shape for name, value in network.state_dict().items()}
     if {name: value.shape for name, value in weights.items()} == own:
         return weights
     try:
         return grown(weights, network)
     except ValueError as error:
-        raise UserError(f"cannot start from {run}: {error}") from error
+        raise UserError(f"cannot start from {source}: {error}") from error
 
 
 def run_training(

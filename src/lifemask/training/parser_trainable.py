@@ -11,6 +11,7 @@ from typing import Any
 from lifemask.training.loop import LoopConfig
 from lifemask.training.parser import initial_weights, load_corpus, run_training
 from lifemask.training.parser_recipes import PARSER, ParserRecipe
+from lifemask.training.start import HELP
 from lifemask.training.trainable import Switch, Trainable, shorten_optim
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ def add_options(group: Any) -> None:
     add = group.add_argument
     add("--cache", type=Path, action="append", required=True, help="renders; may be repeated")
     add("--portraits", type=Path, help="FaceSynthetics: folder, zip or tar")
-    add("--start-from", type=Path, help="run to start from, at this size or half of it")
+    add("--start-from", help=HELP.format("parser-open") + ", at this size or half of it")
 
 
 def run(recipe: ParserRecipe, options: argparse.Namespace, config: LoopConfig) -> None:
@@ -30,7 +31,7 @@ def run(recipe: ParserRecipe, options: argparse.Namespace, config: LoopConfig) -
     sizes = {k: [len(one) for one in sets] for k, sets in corpus.training.items()}
     logger.info("pictures: %s", sizes)
     start = options.start_from
-    initial = initial_weights(start, recipe.net) if start else None
+    initial = initial_weights(start, recipe) if start else None
     select = min(name for name in corpus.held_out if name.startswith("renders"))
     config = replace(config, select=select, select_highest=True)
     run_training(recipe, corpus, config, initial)

@@ -23,13 +23,12 @@ from lifemask.facemodel.base import FaceModel
 from lifemask.methods._pgn_pairs import load_frozen_parser
 from lifemask.methods._pgn_types import PgnBatch
 from lifemask.methods.pgn import LandmarkTrunk, PgnLoss, PgnNet
-from lifemask.training.checkpoint import averaged_weights
-from lifemask.training.landmarker import shipped_weights
 from lifemask.training.loop import LoopConfig, train
 from lifemask.training.pgn_batches import PgnBatchMaker
 from lifemask.training.pgn_data import PgnCorpus, load_pgn_corpus
 from lifemask.training.pgn_evaluation import evaluate
 from lifemask.training.pgn_recipes import PGN, PgnRecipe
+from lifemask.training.start import HELP, shipped_weights, starting_weights
 from lifemask.training.trainable import Switch, Trainable, shorten_optim
 
 logger = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ def create_network(recipe: PgnRecipe, model: FaceModel, start_from: str = "") ->
     network = PgnNet(recipe.net, model)
     if start_from:
         try:
-            network.load_state_dict(averaged_weights(Path(start_from)))
+            network.load_state_dict(starting_weights(start_from, recipe.family))
         except RuntimeError as error:
             raise UserError(
                 f"{start_from} holds another network: give --start-from a run of the same settings"
@@ -121,7 +120,7 @@ def add_options(group: Any) -> None:
     add("--cache", type=Path, action="append", required=True, help="renders; may be repeated")
     add("--data", type=Path, help="folder with aflw21 and ytf68")
     add("--prepared", type=Path, help="folder to keep decoded crops in")
-    add("--start-from", default="", help="folder of a PGN run to start from")
+    add("--start-from", default="", help=HELP.format("pgn-open"))
 
 
 def run(recipe: PgnRecipe, options: argparse.Namespace, config: LoopConfig) -> None:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from lifemask.methods._rafare_loss import Part, RafareBatch, create_loss
 from lifemask.methods._retexture_perceptual import backbone_features
 from lifemask.nn.sdf import FieldNet, FieldNetConfig, NormalNet, NormalNetConfig
-from lifemask.training.checkpoint import averaged_weights
 from lifemask.training.loop import LoopConfig, train
 from lifemask.training.rafare_batches import PairArrays, RafareBatchMaker, load_corpus
 from lifemask.training.rafare_recipes import RafareRecipe, recipes
 from lifemask.training.recipes import Family
+from lifemask.training.start import HELP, starting_weights
 from lifemask.training.trainable import Switch, Trainable, shorten_optim
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def run_training(
     pairs: PairArrays,
     held_out: PairArrays,
     config: LoopConfig,
-    start_from: Path | None = None,
+    start_from: str = "",
 ) -> nn.Module:
     """Train, or go on training; returns the network with averaged weights.
 
@@ -100,8 +100,8 @@ def run_training(
     """
     torch.manual_seed(recipe.seed)
     network = create_network(recipe.net, recipe.part)
-    if start_from is not None:
-        network.load_state_dict(averaged_weights(start_from))
+    if start_from:
+        network.load_state_dict(starting_weights(start_from, recipe.family, recipe.part))
     make = RafareBatchMaker(
         pairs, recipe.part, recipe.optim.batch, recipe.points, recipe.uniform, recipe.surface,
         recipe.augment, recipe.seed,
@@ -125,7 +125,7 @@ def add_options(group: Any) -> None:
     add("--held-out", type=Path, action="append", required=True, help="pairs of the other part")
     add("--limit", type=int, help="at most so many pairs of each folder")
     add("--data", type=Path, help="folder with ict/, for the backs of heads of ICT-FaceKit")
-    add("--start-from", type=Path, help="run whose averaged weights to start from")
+    add("--start-from", default="", help=HELP.format("rafare-open"))
 
 
 def run(recipe: RafareRecipe, options: argparse.Namespace, config: LoopConfig) -> None:

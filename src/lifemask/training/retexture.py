@@ -29,11 +29,11 @@ from lifemask.methods.retexture import (
     RetextureOutput,
     create_retexture,
 )
-from lifemask.training.checkpoint import averaged_weights
 from lifemask.training.loop import LoopConfig, train
 from lifemask.training.retexture_batches import RetextureBatchMaker, RetextureCorpus, load_corpus
 from lifemask.training.retexture_evaluation import evaluate
 from lifemask.training.retexture_recipes import RETEXTURE, RetextureRecipe
+from lifemask.training.start import HELP, starting_weights
 from lifemask.training.trainable import Switch, Trainable, shorten_optim
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def run_training(
     torch.manual_seed(recipe.seed)
     network = create_retexture(recipe.net, model)
     if start_from:
-        start_with(network, averaged_weights(Path(start_from)), start_from)
+        start_with(network, starting_weights(start_from, recipe.family), start_from)
     embed = None if recipe.perceptual == "none" else backbone_features(recipe.family)
     inside = network.get_buffer("inside")
     loss = RetextureLoss(recipe.loss, network.prior, inside, embed, recipe.net.sh)
@@ -150,7 +150,7 @@ def add_options(group: Any) -> None:
     add = group.add_argument
     add("--cache", type=Path, action="append", required=True, help="faces; may be repeated")
     add("--held-out", type=Path, action="append", required=True, help="faces of the other part")
-    add("--start-from", default="", help="run whose weights to start from, where they fit")
+    add("--start-from", default="", help=HELP.format("retexture-open") + ", where it fits")
 
 
 def run(recipe: RetextureRecipe, options: argparse.Namespace, config: LoopConfig) -> None:
