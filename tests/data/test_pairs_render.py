@@ -68,7 +68,7 @@ def shot_of(generator, kit, placed):
     dressed = dress(generator.rig, drawn_faces(kit.model, generator.rig), kit.times)
     tone = draw_tone(generator.rig, banks.skins[0], 0, 1.0, rng)
     look = Look(
-        banks.skins[0], banks.brows[0], tone, random_materials(rng, tone.plain, 0.5),
+        banks.skins[0], banks.marks[0], tone, random_materials(rng, tone.plain, 0.5),
         gaze_of(kit.model.expression_names, placed.parameters.expression),
     )  # fmt: skip
     sh = np.zeros((9, 3), np.float32)

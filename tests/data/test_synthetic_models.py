@@ -48,7 +48,7 @@ def test_any_linear_model_is_rendered_and_labelled(egg):
 
 def test_regions_are_guessed_from_landmarks(egg):
     assert set(np.unique(egg.texel_region)) >= {0, 1, 2, 4}, "nose, lips, eyes, skin"
-    assert (egg.banks(0).brows > 127).any((1, 2)).all()
+    assert (egg.banks(0).marks[:, 0] > 127).any((1, 2)).all()
     frontal = [s for s in egg.render(range(12)) if abs(s.view.rotation[0, 2]) < 0.6]
     assert frontal
     assert np.mean([(s.region == 4).mean() for s in frontal]) > 0.1

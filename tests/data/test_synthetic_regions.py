@@ -52,7 +52,7 @@ def test_a_skins_brows_are_what_was_drawn(generator):
     darker, places = [], []
     for seed in range(12):
         skin = vary_skin(skins, generator.masks, np.random.default_rng(seed), 0.2)
-        brow = skin.brows > 127
+        brow = skin.marks[0] > 127
         around = (generator.masks.brow_away < 9) & (generator.masks.brow_across > 6)
         luminance = skin.srgb.astype(float).mean(-1)
         darker.append(luminance[brow].mean() < luminance[around].mean() - 2)
@@ -62,23 +62,38 @@ def test_a_skins_brows_are_what_was_drawn(generator):
     assert np.mean([overlap(a, b) for a, b in zip(places, places[1:], strict=False)]) < 0.8
 
 
-def test_the_map_shows_the_skins_brows_on_skin_alone(generator):
+def test_the_map_shows_the_skins_marks_on_skin_alone(generator):
     frontal = next(
         pair for pair in generator.scenes(range(40)) if pair[0].view.rotation[2, 2] > 0.9
     )
     scene, banks = frontal
 
-    def regions(value):
-        changed = replace(banks, brows=np.full_like(banks.brows, value))
+    def regions(brows, lips):
+        marks = np.empty_like(banks.marks)
+        marks[:, 0], marks[:, 1] = brows, lips
+        changed = replace(banks, marks=marks)
         picture = render_scene(generator, changed, scene)[0].region
         twin = TorchEngine(generator).render([scene], [changed]).region[0].numpy()
         assert (picture != twin).mean() < 0.005
         return picture
 
-    bare, all_brow = regions(0), regions(255)
-    assert not (bare == BROWS).any() and (bare == SKIN).any()
+    bare, all_brow, all_lip = regions(0, 0), regions(255, 0), regions(0, 255)
+    assert not (bare == BROWS).any() and (bare == SKIN).any() and (bare == LIPS).any()
     assert np.array_equal(all_brow == BROWS, bare == SKIN)
     assert np.array_equal(all_brow[bare != SKIN], bare[bare != SKIN])
+    assert ((all_lip == LIPS) >= ((bare == SKIN) | (bare == LIPS))).all()
+    assert (all_lip == LIPS).sum() < 1.01 * ((bare == SKIN) | (bare == LIPS)).sum(), "joint votes"
+    assert np.array_equal(regions(255, 255), all_lip)
+
+
+def test_the_nose_is_one_round_piece_with_its_nostrils(generator):
+    from scipy.ndimage import binary_fill_holes, binary_opening, label
+
+    nose = generator.texel_region == NOSE
+    assert label(nose)[1] == 1
+    assert np.array_equal(binary_fill_holes(nose), nose)
+    disc = np.hypot(*np.mgrid[-6:7, -6:7]) <= 6
+    assert binary_opening(nose, disc).sum() > 0.99 * nose.sum(), "no teeth along triangles"
 
 
 def test_cells_of_the_class_map_refine_the_texels(generator):

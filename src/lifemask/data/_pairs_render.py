@@ -43,14 +43,14 @@ class Look:
     """What a head wears in a render.
 
     Attributes:
-        skin: (rows, columns, 3) uint8 texture; brows: (rows, columns) uint8, above 127 where it
-            shows brows; tone: its colours.
+        skin: (rows, columns, 3) uint8 texture; marks: (2, rows, columns) uint8, above 127 where it
+            shows brows, and lips; tone: its colours.
         materials: (m, MATERIAL_SIZE).
         gaze_deg: (2, 2) pitch and yaw of the eye at +x and the eye at -x.
     """
 
     skin: NDArray[np.uint8]
-    brows: NDArray[np.uint8]
+    marks: NDArray[np.uint8]
     tone: Tone
     materials: NDArray[np.float32]
     gaze_deg: NDArray[np.float32]
@@ -214,7 +214,7 @@ def shoot(
     region = np.empty((size, size), np.uint8)
     regions.region_map(
         screen, faces, corner_uv, regions.face_regions(dressed.material), generator.texel_region,
-        look.brows, regions.SCALP, depth, ids, SUPERSAMPLE, region,
+        look.marks, regions.SCALP, depth, ids, SUPERSAMPLE, region,
     )  # fmt: skip
     linear = np.empty((size, size, 3), np.float32)
     black = np.zeros_like(linear)

@@ -23,7 +23,7 @@ from lifemask.data._synthetic_run import (
 )
 from lifemask.data.synthetic import SyntheticConfig
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 """Of what settings turn into; a folder keeps to one."""
 
 

@@ -83,8 +83,8 @@ class Cast:
         materials = rendering.less_gloss(materials)
         if not complete:
             materials = rendering.without_insides(materials)
-        skin, brows = self.banks.skins[self.skin], self.banks.brows[self.skin]
-        look = rendering.Look(skin, brows, tone, materials, gaze_deg)
+        skin, marks = self.banks.skins[self.skin], self.banks.marks[self.skin]
+        look = rendering.Look(skin, marks, tone, materials, gaze_deg)
         wardrobe = self.wardrobe
         return rendering.shoot(wardrobe.generator, wardrobe.dressed, placed, look, light)
 

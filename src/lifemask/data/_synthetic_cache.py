@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lifemask.facemodel.base import FaceModel
 
 LOGGER = logging.getLogger(__name__)
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 
 def write_shard(generator: Generator, folder: Path, shard: int, count: int) -> None:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from lifemask.data._synthetic_rig import HeadRig
 
+_STEP_MM = 0.5
+
 
 @dataclass(frozen=True)
 class SkinMasks:
@@ -17,7 +19,7 @@ class SkinMasks:
 
     `brow_along` and `brow_across` are mm along the nearest brow's line, from the temple and beyond
     both ends, and above it; `brow_away` is the distance to it, `brow_length` its length in mm;
-    `left` says where x > 0;
+    `left` says where x > 0; `lip_depth` is mm inside the lips' outer contour, < 0 outside;
     `wrinkles` are lines of the forehead, around the eyes, and around the mouth, (3, rows, columns);
     `eyes` (2, rows, columns), of models without eyeballs, are openings and mm from the irises.
     """
@@ -29,6 +31,7 @@ class SkinMasks:
     brow_length: float
     left: NDArray[np.bool_]
     lips: NDArray[np.float32]
+    lip_depth: NDArray[np.float32]
     lashes: NDArray[np.float32]
     lid: NDArray[np.float32]
     cheeks: NDArray[np.float32]
@@ -72,6 +75,7 @@ def create_masks(rig: HeadRig, beards: dict[str, NDArray[np.float32]]) -> SkinMa
         "brow": np.clip(1.4 - brow_d / 3.2, 0, 1) * front,
         "brow_away": np.where(front > 0.5, brow_d, 1e3),
         "lips": _lips(p, lm) * front,
+        "lip_depth": _lip_depth(p, lm, front),
         "lashes": np.clip(1.5 - lash_d / 1.3, 0, 1) * front,
         "lid": np.exp(-((lid_d / 9) ** 4)) * front,
         "cheeks": np.exp(-((cheek / 24) ** 2)) * front,
@@ -162,19 +166,41 @@ def _lips(p, lm):
     return as_float(_inside(p, lm[48:60, :2], 1.5) * (p[..., 2] > lm[48, 2] - 18))
 
 
+def _lip_depth(p, lm, front):
+    """Distance in mm (rows, columns) inside the lips' outer contour, rounded; outside negative."""
+    from scipy.ndimage import distance_transform_edt, gaussian_filter
+
+    canvas, places = _silhouette(p, lm[48:60, :2])
+    inside = distance_transform_edt(canvas) - distance_transform_edt(1 - canvas)
+    depth = _looked_up(_STEP_MM * gaussian_filter(inside, 2.0), places, -99.0)
+    return np.where((p[..., 2] > lm[48, 2] - 18) & (front > 0.5), depth, -99.0)
+
+
 def _inside(p, outline, soft: float):
     """Soft mask (rows, columns) of texels inside an outline (n, 2) mm seen from the front."""
-    from scipy.ndimage import gaussian_filter, map_coordinates
+    from scipy.ndimage import gaussian_filter
+
+    canvas, places = _silhouette(p, outline)
+    return _looked_up(gaussian_filter(canvas, soft), places, 0.0)
+
+
+def _silhouette(p, outline):
+    """An outline (n, 2) mm filled with ones, `_STEP_MM` a cell, and the texels' cells (2, ...)."""
     from skimage.draw import polygon
 
-    step, low = 0.5, outline.min(0) - 25
-    size = ((np.ptp(outline, axis=0) + 50) / step).astype(int)
+    low = outline.min(0) - 25
+    size = ((np.ptp(outline, axis=0) + 50) / _STEP_MM).astype(int)
     canvas = np.zeros((size[1], size[0]), np.float32)
-    r, c = polygon((outline[:, 1] - low[1]) / step, (outline[:, 0] - low[0]) / step, canvas.shape)
+    r, c = polygon(*((outline - low).T[::-1] / _STEP_MM), canvas.shape)
     canvas[r, c] = 1
-    canvas = gaussian_filter(canvas, soft)
-    where = np.stack([(p[..., 1] - low[1]) / step, (p[..., 0] - low[0]) / step])
-    return map_coordinates(canvas, where, order=1, cval=0.0)
+    return canvas, np.stack([(p[..., 1] - low[1]), (p[..., 0] - low[0])]) / _STEP_MM
+
+
+def _looked_up(canvas, places, beyond: float):
+    """Values of a canvas at places (2, rows, columns), bilinear."""
+    from scipy.ndimage import map_coordinates
+
+    return map_coordinates(canvas, places, order=1, cval=beyond)
 
 
 def _painted_eyes(p, lm):

@@ -18,10 +18,17 @@ if TYPE_CHECKING:
 NOSE, LIPS, EYES, BROWS, SKIN, MOUTH, NECK, HAIR, BACKGROUND = range(len(REGION_NAMES))
 SCALP = len(REGION_NAMES)
 """Texel class of the skull: "hair" where the skin's own texture shows hair there, else "skin"."""
+MARKED = BROWS, LIPS
+"""Classes of the planes of `Banks.marks`."""
 LOOK_UP = 255
 """Face class that means: the class of the texel."""
 FINER = 3
 """Cells of the class map per texel and axis (odd): a texel is 1.4 mm, a pixel may be smaller."""
+
+_ROUND = 6.0
+"""Standard deviation of what rounds the nose's border, in cells (2.8 mm)."""
+_SURE_MM = 3.0
+"""Inside the usual outline by so much, every skin has lips."""
 
 _OF_MATERIAL = np.full(len(kernels.MATERIALS), BACKGROUND, np.uint8)
 _OF_MATERIAL[[kernels.EYE, kernels.MOUTH, kernels.TEETH]] = EYES, MOUTH, MOUTH
@@ -32,7 +39,8 @@ _OF_MATERIAL[[kernels.FRAME, kernels.SKIN_PLAIN, kernels.SKIN]] = SKIN, NECK, LO
 def texel_regions(rig: HeadRig, masks: SkinMasks) -> NDArray[np.uint8]:
     """Class of each cell of the skin layout, (FINER rows, FINER columns).
 
-    `SCALP` on the skull; brows are the skins' own (`synthetic.Banks.brows`).
+    `SCALP` on the skull; brows and the outline of lips are the skins' own (`Banks.marks`). The
+    nose is one piece with nostrils, its border round: a mesh's own runs in teeth along triangles.
     """
     from lifemask.data._synthetic_rig import rasterize_texels
 
@@ -54,11 +62,20 @@ def texel_regions(rig: HeadRig, masks: SkinMasks) -> NDArray[np.uint8]:
     out[~face & (values[..., 4] < jaw + 12)] = NECK
     out[face | (_enlarged(masks.scalp) < 0.3) & (out == SCALP)] = SKIN
     out[ears] = NECK
-    out[nose] = NOSE
-    out[lips | (_enlarged(masks.lips) > 0.5)] = LIPS
+    out[_rounded(nose)] = NOSE
+    depth = _enlarged(masks.lip_depth)
+    out[(lips & ((depth > _SURE_MM) | (depth < -_SURE_MM * 4))) | (depth > _SURE_MM)] = LIPS
     if masks.eyes is not None:
         out[_enlarged(masks.eyes[0]) > 0.5] = EYES
     return out
+
+
+def _rounded(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A region of cells without holes, its border smoothed by `_ROUND` cells."""
+    from scipy.ndimage import binary_fill_holes, gaussian_filter
+
+    filled = np.asarray(binary_fill_holes(region), np.float32)
+    return gaussian_filter(filled, _ROUND) > 0.5
 
 
 def _enlarged(texels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -111,7 +128,7 @@ def _bilinear(plane, s, t):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def region_map(
-    screen, faces, face_uv, face_region, texel_region, brows, scalp, depth, ids, ss, out
+    screen, faces, face_uv, face_region, texel_region, marks, scalp, depth, ids, ss, out
 ):
     """The most frequent class among the super-samples of each pixel, into `out` (h, w) uint8.
 
@@ -121,7 +138,7 @@ def region_map(
         face_uv: (f, 3, 2) texel positions of skin corners.
         face_region: (f,) from `face_regions`.
         texel_region: (FINER rows, FINER columns) from `texel_regions`.
-        brows: (rows, columns) uint8 of the skin, above 127 where a brow is.
+        marks: (2, rows, columns) uint8 of the skin, above 127 where brows are, and lips.
         scalp: class that `SCALP` texels get.
         depth: (h * ss, w * ss) from `rasterize_scene`.
         ids: (h * ss, w * ss) from `rasterize_scene`.
@@ -158,8 +175,11 @@ def region_map(
                     region = texel_region[row, column]
                     if region == SCALP:
                         region = scalp
-                    elif region == SKIN and _bilinear(brows, s, t) > 127.5:
-                        region = BROWS
+                    elif region == SKIN:
+                        if _bilinear(marks[0], s, t) > 127.5:
+                            region = BROWS
+                        if _bilinear(marks[1], s, t) > 127.5:
+                            region = LIPS
                 votes[region] += 1
             best = 0
             for c in range(1, 10):

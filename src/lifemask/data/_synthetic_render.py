@@ -207,7 +207,7 @@ def _regions(generator: Generator, banks: Banks, scene: Scene, shot: Shot) -> ND
     regions.region_map(
         finer(scene.view.project(soup.points), ss), soup.faces, soup.face_uv,
         regions.face_regions(soup.material), generator.texel_region,
-        banks.brows[scene.tone.skin], scalp, shot.depth, shot.ids, ss, region,
+        banks.marks[scene.tone.skin], scalp, shot.depth, shot.ids, ss, region,
     )  # fmt: skip
     return region
 

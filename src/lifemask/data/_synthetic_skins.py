@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lifemask.assets import UserError
 from lifemask.data._synthetic_facial_hair import facial_hair, seen_brows
+from lifemask.data._synthetic_lips import paint_lips, seen_lips
 from lifemask.data._synthetic_masks import SkinMasks
 from lifemask.data._synthetic_paint import blend, gaussian_grain, noise_field
 from lifemask.data._synthetic_rig import HeadRig
@@ -25,11 +26,11 @@ class Skin:
 
     Attributes:
         srgb: (rows, columns, 3) uint8.
-        brows: (rows, columns) uint8, above 127 where the texture shows a brow.
+        marks: (2, rows, columns) uint8, above 127 where the texture shows a brow, and lips.
     """
 
     srgb: NDArray[np.uint8]
-    brows: NDArray[np.uint8]
+    marks: NDArray[np.uint8]
 
 
 def load_skins(folder: Path, rig: HeadRig) -> NDArray[np.float32]:
@@ -93,16 +94,21 @@ def vary_skin(
     log = _spots(log, masks, rng, age, strength)
     if masks.eyes is not None:
         log = _paint_eyes(log, masks.eyes, rng)
-    log = _make_up(log, masks, rng, strength)
+    if strength >= 1:
+        log, lips = paint_lips(log, masks, rng)
+    else:
+        lips = seen_lips(log, masks)
+    log = _make_up(log, masks, lips, rng, strength)
     log, brows = facial_hair(log, masks, rng, age, strength)
     if strength < 1:
         brows = np.maximum(brows, seen_brows(log, masks))
+    marks = np.stack([brows, lips])
     if rng.random() < 0.04 * strength:
         paint = np.clip(noise_field(rng, shape, rng.uniform(20, 90)) * 3, 0, 1)[..., None]
         log = log * (1 - paint) + paint * np.log(rng.uniform(0.02, 0.9, 3)).astype(np.float32)
-        brows = brows * (1 - paint[..., 0])
+        marks[0] *= 1 - paint[..., 0]
     srgb = np.clip(np.exp(log), 0, 1) ** (1 / 2.2)
-    return Skin((srgb * 255 + 0.5).astype(np.uint8), (brows * 255 + 0.5).astype(np.uint8))
+    return Skin((srgb * 255 + 0.5).astype(np.uint8), (marks * 255 + 0.5).astype(np.uint8))
 
 
 def _age(log, masks, rng, age, strength):
@@ -147,12 +153,12 @@ def _paint_eyes(log, eyes, rng):
     return blend(log, opening * np.clip(2.8 - away, 0, 1), np.full(3, 0.008), 1.0)
 
 
-def _make_up(log, masks, rng, strength):
+def _make_up(log, masks, lips, rng, strength):
     if rng.random() < 0.75 * strength + 0.05:
         hue = np.array([rng.uniform(0.1, 0.6), rng.uniform(0.02, 0.2), rng.uniform(0.03, 0.22)])
         if rng.random() < 0.08:
             hue = rng.uniform(0.01, 0.7, 3)
-        log = blend(log, masks.lips, hue, rng.uniform(0, 0.75) ** 1.3)
+        log = blend(log, lips, hue, rng.uniform(0, 0.75) ** 1.3)
     if rng.random() < 0.35 * strength:
         log = blend(log, masks.lid, rng.uniform(0.01, 0.35, 3), rng.uniform(0.05, 0.6))
     elif rng.random() < 0.4 * strength:

@@ -181,7 +181,7 @@ class Banks:
 
     Attributes:
         skins: (n, rows, columns, 3) uint8 sRGB.
-        brows: (n, rows, columns) uint8, above 127 where the skin shows a brow.
+        marks: (n, 2, rows, columns) uint8, above 127 where the skin shows a brow, and lips.
         skin_freedom: (n,) how far the tone may be moved, see `random_skin_tone`.
         skin_age: (n,) in [0, 1].
         scalp_hair: (n,) the skin's own texture shows hair on the skull.
@@ -189,7 +189,7 @@ class Banks:
     """
 
     skins: NDArray[np.uint8]
-    brows: NDArray[np.uint8]
+    marks: NDArray[np.uint8]
     skin_freedom: NDArray[np.float32]
     skin_age: NDArray[np.float32]
     scalp_hair: NDArray[np.bool_]
@@ -235,7 +235,7 @@ class Generator:
         textures = np.stack([skin.srgb for skin in skins])
         hair = [scalp_is_hair(s, self.texel_region, self.rig.cheek_texels) for s in textures]
         return Banks(
-            textures, np.stack([skin.brows for skin in skins]), np.array(freedom, np.float32),
+            textures, np.stack([skin.marks for skin in skins]), np.array(freedom, np.float32),
             np.array(ages, np.float32), np.array(hair), backgrounds,
         )  # fmt: skip
 

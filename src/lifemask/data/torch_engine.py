@@ -266,9 +266,11 @@ class TorchEngine:
         hair = [bool(b.scalp_hair[s.tone.skin]) for b, s in zip(banks, scenes, strict=True)]
         scalp = torch.tensor([regions.HAIR if h else regions.SKIN for h in hair], device=ids.device)
         pairs = zip(banks, scenes, strict=True)
-        brows = torch.stack([torch.from_numpy(b.brows[s.tone.skin]) for b, s in pairs])
-        brow = shade.bilinear(brows.to(hit.uv), hit.image, hit.uv) > 127.5
-        found = torch.where((found == regions.SKIN) & brow, regions.BROWS, found)
+        marks = torch.stack([torch.from_numpy(b.marks[s.tone.skin]) for b, s in pairs]).to(hit.uv)
+        plain = found == regions.SKIN
+        for plane, region in enumerate(regions.MARKED):
+            shown = shade.bilinear(marks[:, plane], hit.image, hit.uv) > 127.5
+            found = torch.where(plain & shown, region, found)
         found = torch.where(found == regions.SCALP, scalp[hit.image], found)
         kind = torch.where(kind == regions.LOOK_UP, found, kind)
         size = ids.shape[1] // ss
