@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lifemask.nn.unet import RegionExport, SmoothUNet, UNet, UNetConfig, config_from_dict, grown
+from lifemask.nn.unet import (
+    RegionExport,
+    SmoothUNet,
+    UNet,
+    UNetConfig,
+    config_from_dict,
+    grown,
+    widened,
+)
 from lifemask.training.parser_recipes import CPU_NET, PAPER_NET
 
 SMALL = UNetConfig(size=32, fold=2, widths=(8, 12, 16), down=2, up=1, merge="add")
@@ -119,3 +127,39 @@ def test_sizes_are_checked_and_survive_json():
         UNetConfig(merge="mean")  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         config_from_dict({"depth": 3})
+
+
+def test_a_widened_network_answers_as_before_and_its_new_channels_learn():
+    torch.manual_seed(0)
+    narrow, wide = UNet(SMALL), UNet(replace(SMALL, widths=(12, 20, 24)))
+    crops = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        for _ in range(3):
+            narrow.train()(crops)  # statistics that are not those of a new network
+    wide.load_state_dict(widened(narrow.state_dict(), wide))
+    for network in (narrow, wide):
+        network.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(wide(crops), narrow(crops), atol=1e-5, rtol=1e-5)
+    optimizer = torch.optim.SGD(wide.parameters(), lr=0.1)
+    before = {k: v.clone() for k, v in wide.named_parameters()}
+    for _ in range(2):  # first the old channels begin to listen, then the new ones learn
+        optimizer.zero_grad()
+        (wide.train()(crops) ** 2).mean().backward()
+        optimizer.step()
+    assert not torch.equal(wide.head.weight[:, 8:], before["head.weight"][:, 8:])
+    moved = wide.down[0][0][0].weight[8:] - before["down.0.0.0.weight"][8:]
+    assert moved.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (replace(SMALL, widths=(8, 20, 12)), "more channels"),
+        (replace(SMALL, down=1), "with fewer channels"),
+        (replace(SMALL, merge="cat"), "with fewer channels"),
+    ],
+)
+def test_a_network_widens_from_one_of_its_own_form_only(config, message):
+    with pytest.raises(ValueError, match=message):
+        widened(UNet(SMALL).state_dict(), UNet(config))

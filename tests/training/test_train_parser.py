@@ -92,6 +92,22 @@ def test_a_run_that_is_cut_short_ends_like_one_that_is_not(tmp_path):
         torch.testing.assert_close(resumed.state_dict()[name], value, atol=0, rtol=0)
 
 
+def test_a_run_with_muon_that_is_cut_short_ends_like_one_that_is_not(tmp_path):
+    recipe = toy_recipe(4, save_every=2, evaluate_every=0)
+    recipe = replace(recipe, optim=replace(recipe.optim, optimizer="muon"))
+    whole = run_training(recipe, toy_corpus(), config_for(recipe, tmp_path / "whole"))
+    run_training(recipe, toy_corpus(), config_for(recipe, tmp_path / "cut", seconds=1e-9))
+    resumed = run_training(recipe, toy_corpus(), config_for(recipe, tmp_path / "cut"))
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, atol=0, rtol=0)
+    plain = replace(recipe, optim=replace(recipe.optim, optimizer="adamw"))
+    other = run_training(plain, toy_corpus(), config_for(plain, tmp_path / "adamw"))
+    assert not torch.equal(other.head.weight, whole.head.weight)
+    unknown = replace(recipe, optim=replace(recipe.optim, optimizer="sgd"))
+    with pytest.raises(UserError, match="unknown optimizer 'sgd'; valid: adamw, muon"):
+        run_training(unknown, toy_corpus(), config_for(unknown, tmp_path / "sgd"))
+
+
 def test_a_run_starts_from_another_one_at_its_size_or_half(tmp_path):
     recipe = toy_recipe(2, evaluate_every=0, net=replace(smoke().net, widths=(8, 8, 8)))
     half = replace(recipe, net=replace(recipe.net, size=16, widths=(8, 8)))
@@ -102,8 +118,12 @@ def test_a_run_starts_from_another_one_at_its_size_or_half(tmp_path):
     assert same.keys() == grown.keys()
     run_training(recipe, toy_corpus(), config_for(recipe, tmp_path / "new"), grown)
     assert read_state(tmp_path / "new" / "checkpoint.safetensors")["step"] == 2
+    wide = replace(recipe, net=replace(recipe.net, widths=(12, 8, 16)))
+    more = initial_weights(str(tmp_path / "same"), wide)
+    assert more["down.0.0.0.weight"].shape[0] == 12
+    run_training(wide, toy_corpus(), config_for(wide, tmp_path / "wide"), more)
     other = replace(recipe, net=replace(recipe.net, widths=(5, 7, 9)))
-    with pytest.raises(UserError, match="cannot start from .*without the finest level"):
+    with pytest.raises(UserError, match="cannot start from .*more channels"):
         initial_weights(str(tmp_path / "same"), other)
 
 

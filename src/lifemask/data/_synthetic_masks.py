@@ -171,7 +171,8 @@ def _lip_depth(p, lm, front):
     from scipy.ndimage import distance_transform_edt, gaussian_filter
 
     canvas, places = _silhouette(p, lm[48:60, :2])
-    inside = distance_transform_edt(canvas) - distance_transform_edt(1 - canvas)
+    inside = np.asarray(distance_transform_edt(canvas))
+    inside = inside - np.asarray(distance_transform_edt(1 - canvas))
     depth = _looked_up(_STEP_MM * gaussian_filter(inside, 2.0), places, -99.0)
     return np.where((p[..., 2] > lm[48, 2] - 18) & (front > 0.5), depth, -99.0)
 
@@ -191,7 +192,8 @@ def _silhouette(p, outline):
     low = outline.min(0) - 25
     size = ((np.ptp(outline, axis=0) + 50) / _STEP_MM).astype(int)
     canvas = np.zeros((size[1], size[0]), np.float32)
-    r, c = polygon(*((outline - low).T[::-1] / _STEP_MM), canvas.shape)
+    x, y = (outline - low).T / _STEP_MM
+    r, c = polygon(y, x, canvas.shape)
     canvas[r, c] = 1
     return canvas, np.stack([(p[..., 1] - low[1]), (p[..., 0] - low[0])]) / _STEP_MM
 

@@ -127,6 +127,32 @@ def grown(weights: Mapping[str, Tensor], network: UNet) -> dict[str, Tensor]:
     return own | fitting
 
 
+def widened(weights: Mapping[str, Tensor], network: UNet) -> dict[str, Tensor]:
+    """Weights for a network from those of one with fewer channels; it answers as that one did.
+
+    New channels start at random and nothing of the old ones listens to them yet, as in Chen et
+    al., "Net2Net" (ICLR 2016), but for the copies that are made there.
+
+    Args:
+        weights: of the narrower network, with as many levels and convolutions.
+        network: the wider one, whose skips are added.
+
+    Raises:
+        ValueError: the networks differ in more than their channels, or skips are concatenated.
+    """
+    own = network.state_dict()
+    if network.config.merge != "add" or own.keys() != weights.keys():
+        raise ValueError("its network is not this one with fewer channels")
+    for name, value in weights.items():
+        wide = own[name]
+        if any(old > new for old, new in zip(value.shape, wide.shape, strict=True)):
+            raise ValueError("its network has more channels than this one")
+        if value.ndim > 1:
+            wide[: len(value), value.shape[1] :] = 0
+        wide[tuple(slice(0, size) for size in value.shape)] = value
+    return own
+
+
 class SmoothUNet(UNet):
     """The network as the product runs it: a score is the mean of itself and its eight neighbours.
 

@@ -35,6 +35,7 @@ from lifemask.training.batches import (
 )
 from lifemask.training.checkpoint import keep_earlier, load_checkpoint, mark_best, save_checkpoint
 from lifemask.training.curves import save_curves
+from lifemask.training.muon import Muon
 from lifemask.training.recipes import OptimConfig
 from lifemask.training.run_log import RunLog, provenance
 from lifemask.training.stop import GO_ON, SIGNALLED, Interrupted, StopWatch
@@ -460,4 +461,7 @@ def _optimizer(network: nn.Module, criterion: nn.Module, optim: OptimConfig) -> 
         {"params": decayed, "weight_decay": optim.weight_decay},
         {"params": [*plain, *criterion.parameters()], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=optim.peak_rate, betas=optim.betas, fused=True)
+    known = {"adamw": torch.optim.AdamW, "muon": Muon}
+    if optim.optimizer not in known:
+        raise UserError(f"unknown optimizer {optim.optimizer!r}; valid: {', '.join(known)}")
+    return known[optim.optimizer](groups, lr=optim.peak_rate, betas=optim.betas, fused=True)

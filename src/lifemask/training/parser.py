@@ -16,7 +16,7 @@ from lifemask.data.facesynthetics import load_facesynthetics
 from lifemask.data.region_augment import NO_REGION_AUGMENTATION, draw_batch
 from lifemask.data.regions import RegionSet, load_region_cache, merged
 from lifemask.evaluation.regions import confusion_per_image, intersection_over_union, mean_iou
-from lifemask.nn.unet import UNet, grown
+from lifemask.nn.unet import UNet, grown, widened
 from lifemask.training.crop_sources import renders_tag
 from lifemask.training.loop import LoopConfig, train
 from lifemask.training.parser_loss import ParserLoss
@@ -157,7 +157,7 @@ def evaluate(
 
 
 def initial_weights(source: str, recipe: ParserRecipe) -> dict[str, Tensor]:
-    """Weights of a run, or shipped ones, to start from; those for half the size grow.
+    """Weights of a run, or shipped ones, to start from; smaller networks grow or widen.
 
     Raises:
         UserError: the run has no checkpoint, or one of another network.
@@ -167,7 +167,8 @@ def initial_weights(source: str, recipe: ParserRecipe) -> dict[str, Tensor]:
     if {name: value.shape for name, value in weights.items()} == own:
         return weights
     try:
-        return grown(weights, network)
+        make = widened if weights.keys() == own.keys() else grown
+        return make(weights, network)
     except ValueError as error:
         raise UserError(f"cannot start from {source}: {error}") from error
 

@@ -28,6 +28,7 @@ class OptimConfig:
         ema: decay of the averaged weights.
         clip: largest norm of the gradient of everything trained, after accumulation.
         betas: decay of AdamW's two averages.
+        optimizer: "adamw", or "muon" for weights with two axes or more (`training.muon`).
     """
 
     steps: int
@@ -40,6 +41,7 @@ class OptimConfig:
     clip: float = 5.0
     accumulate: int = 1
     betas: tuple[float, float] = (0.9, 0.99)
+    optimizer: Literal["adamw", "muon"] = "adamw"
 
 
 @dataclass(frozen=True)
