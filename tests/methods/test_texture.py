@@ -19,7 +19,7 @@ from lifemask.graphics.lighting import (
 from lifemask.graphics.mesh import vertex_normals
 from lifemask.graphics.render import render
 from lifemask.graphics.uv import unwrap
-from lifemask.methods._texture_complete import hair_beside, hair_color
+from lifemask.methods._texture_complete import _as_hair, hair_beside, hair_color
 from lifemask.methods._texture_fill import create_mesh_smoother
 from lifemask.methods._texture_layout import texture_layout
 from lifemask.methods._texture_light import LUMINANCE, LightEstimate, estimate_light
@@ -323,6 +323,25 @@ def _scalp_color(
     color = hair_color(unlit, replace(seen, points=points), skin, layout, "auto", beside, regions)
     assert color is not None
     return color.exp()
+
+
+@pytest.mark.parametrize(
+    ("color", "hair"),
+    [
+        ((0.010, 0.003, 0.002), True),  # black in warm light
+        ((0.004, 0.004, 0.012), True),  # black, bluish
+        ((0.030, 0.020, 0.014), True),
+        ((0.35, 0.25, 0.15), True),
+        ((0.20, 0.20, 0.19), True),  # grey
+        ((0.05, 0.01, 0.01), False),  # a dark red cap
+        ((0.02, 0.05, 0.30), False),  # a blue one
+    ],
+)
+def test_colours_of_hair(color, hair):
+    found = _as_hair(torch.tensor(color))
+    assert (found is not None) == hair
+    if found is not None:
+        assert found.exp().max() < 0.5 and found.exp().min() >= 0.0079
 
 
 def test_a_fringe_tells_the_colour_of_the_hair_before_the_scalp_does(model) -> None:

@@ -35,6 +35,8 @@ _SURELY_HAIR = 0.8
 """Probability above which the regions' hair tells the hair's colour."""
 _ENOUGH = 0.01
 """Least share of the texels, or of the region maps, that tells it."""
+_BLACK = 0.02
+"""Linear albedo below which hair is black, of whatever hue."""
 _MIN_FACING = 0.3
 """Least cosine to the view at which a texel does."""
 
@@ -160,7 +162,8 @@ def _as_hair(color: Tensor) -> Tensor | None:
     r, g, b = color * (0.3 / color.max()).clamp(max=1)
     warm = bool(r >= g) and bool(b < 0.92 * g) and bool(r < 2.6 * g)
     grey = bool((torch.stack((r, b)) / g - 1).abs().max() < 0.22)
-    return torch.stack((r, g, b)).log() if warm or grey else None
+    black = bool(color.max() < _BLACK)  # whatever hue the light left in it
+    return torch.stack((r, g, b)).log() if warm or grey or black else None
 
 
 def trusted(
