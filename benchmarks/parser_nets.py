@@ -24,16 +24,17 @@ from torch import nn  # noqa: E402
 
 from lifemask.nn.unet import UNet, UNetConfig  # noqa: E402
 from lifemask.training.parser_loss import ParserLoss, ParserLossConfig  # noqa: E402
-from lifemask.training.parser_recipes import CPU_NET, PAPER_NET, SMALL_NET  # noqa: E402
+from lifemask.training.parser_recipes import CPU_NET, NARROW_NET, PAPER_NET, SMALL_NET  # noqa: E402
 from provenance import provenance, write_result  # noqa: E402
 
 NETS = {
     "plain U-Net, base 32, 4 levels": (PAPER_NET, 1),
     "at 128 px": (replace(PAPER_NET, size=128), 1),
     "skips added": (replace(PAPER_NET, merge="add", up=1), 1),
-    "pixel blocks, a finer level of 16 channels (cpu recipe)": (CPU_NET, 2),
+    "pixel blocks, a finer level of 32 channels (cpu recipe)": (CPU_NET, 2),
     "all pixels scored": (CPU_NET, 1),
-    "two convolutions in the finest level": (replace(CPU_NET, down=2), 2),
+    "half as many channels": (NARROW_NET, 2),
+    "two convolutions in the finest level": (replace(NARROW_NET, down=2), 2),
     "no such level, blocks of 4 x 4": (replace(SMALL_NET, size=256, fold=4), 2),
     "no such level, 128 px": (SMALL_NET, 1),
 }

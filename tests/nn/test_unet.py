@@ -93,7 +93,7 @@ def test_pixel_blocks_are_smoothed_in_the_product_and_plain_nets_are_not():
 def test_recipes_see_the_crop_of_the_paper_and_one_has_a_cheaper_finest_level():
     assert PAPER_NET.widths[0] == 32 and len(PAPER_NET.widths) == 4
     assert (PAPER_NET.size, CPU_NET.size) == (256, 256)
-    assert CPU_NET.fold == 2 and CPU_NET.widths[1] == 32
+    assert CPU_NET.fold == 2 and CPU_NET.widths[1] == 64
     assert UNet(PAPER_NET).config.convolutions == (2, 2, 2, 2)
 
 

@@ -48,9 +48,10 @@ class ParserRecipe(RunRecipe):
 
 
 SMALL_NET = UNetConfig(fold=2, widths=(32, 64, 128, 192), down=2, up=1, merge="add")
-CPU_NET = UNetConfig(
+NARROW_NET = UNetConfig(
     size=256, fold=2, widths=(16, *SMALL_NET.widths), down=(1, 2, 2, 2, 2), up=1, merge="add"
 )
+CPU_NET = replace(NARROW_NET, widths=(32, 64, 128, 256, 256))
 PAPER_NET = UNetConfig(size=256, widths=(32, 64, 128, 256), down=2, up=2, merge="cat")
 
 
@@ -67,7 +68,9 @@ def cpu(family: Family = "open") -> ParserRecipe:
 
     On a core with bfloat16 instructions `precision="bf16-mixed"` is the faster choice.
     """
-    optim = OptimConfig(steps=4000, batch=32, peak_rate=2e-3, warmup=100, ema=0.997)
+    optim = OptimConfig(
+        steps=4000, batch=32, peak_rate=2e-3, warmup=100, ema=0.997, optimizer="muon"
+    )
     return replace(_recipe("cpu", family, CPU_NET, optim), loss=ParserLossConfig(stride=2))
 
 
