@@ -2,7 +2,7 @@
 
     python benchmarks/parser_nets.py --json benchmarks/results/parser_nets.json
 
-A step is forward, loss, backward and AdamW on pictures in memory; the processor time of the fastest
+A step is forward, loss, backward and Muon on pictures in memory; the processor time of the fastest
 of a few counts, so that other work on the machine disturbs little. Multiply-adds are those of the
 convolutions.
 """
@@ -23,6 +23,7 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from lifemask.nn.unet import UNet, UNetConfig  # noqa: E402
+from lifemask.training.muon import Muon  # noqa: E402
 from lifemask.training.parser_loss import ParserLoss, ParserLossConfig  # noqa: E402
 from lifemask.training.parser_recipes import CPU_NET, NARROW_NET, PAPER_NET, SMALL_NET  # noqa: E402
 from provenance import provenance, write_result  # noqa: E402
@@ -62,7 +63,7 @@ def multiply_adds(config: UNetConfig) -> int:
 def images_per_second(config: UNetConfig, stride: int, bf16: bool, batch: int, steps: int) -> float:
     """Of the fastest step."""
     network = UNet(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    optimizer = Muon(network.parameters(), fused=True)
     criterion = ParserLoss(ParserLossConfig(stride=stride))
     crops = torch.rand(batch, config.size, config.size, 3).permute(0, 3, 1, 2)
     regions = torch.randint(0, config.classes, (batch, config.size, config.size)).byte()
