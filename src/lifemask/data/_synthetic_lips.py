@@ -1,4 +1,4 @@
-"""Lips painted on skins, thin to full, pale to made up, and where a texture shows its own."""
+"""Lips painted on skins: thin to full, pale to made up."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from lifemask.data._synthetic_paint import noise_field
 
 _CORE_MM, _NEAR_MM, _RING_MM = 3.0, 6.0, 9.0
 """Surely lip this far inside the usual outline; looked for as far outside; surely skin beyond."""
-FAINTEST = 0.12
-"""How much a texture's lips differ from the skin around at least (log colour) to be found."""
 _GROWTH_MM = -1.6, 1.8
 """How much thinner or fuller than the usual outline lips are."""
 _BORDER_MM = 0.7, 3.5
@@ -20,7 +18,10 @@ _PALEST = 0.1
 
 
 def usual_lips(masks: SkinMasks) -> NDArray[np.float32]:
-    """Soft mask (rows, columns) of the mean head's lips; half-way down its border they end."""
+    """Soft mask (rows, columns) of the mean head's lips; half-way down its border they end.
+
+    Textures unwrapped from photos have theirs there: landmarks laid them out.
+    """
     return drawn_lips(masks, 0.0, 1.5)
 
 
@@ -58,24 +59,6 @@ def paint_lips(
     hue = hue + rng.normal(0, 0.06, 3) - rng.uniform(0, 0.25) ** 1.5
     uneven = 1 + rng.uniform(0, 0.25) * grain
     return as_float(bare + (mask * uneven)[..., None] * hue), mask
-
-
-def seen_lips(log: NDArray[np.float32], masks: SkinMasks) -> NDArray[np.float32]:
-    """Soft mask (rows, columns) of a texture's own lips; the usual ones if none stand out.
-
-    Args:
-        log: (rows, columns, 3) log linear colour.
-        masks: of the same layout.
-    """
-    from scipy.ndimage import gaussian_filter
-
-    usual = usual_lips(masks)
-    membership, differs = _own_lips(log, masks)
-    if np.abs(differs).max() < FAINTEST:
-        return usual
-    found = np.maximum(gaussian_filter(membership, 0.7), usual * (masks.lip_depth > _CORE_MM))
-    area, least = (found > 0.5).sum(), (usual > 0.5).sum()
-    return as_float(found) if 0.5 * least < area < 1.6 * least else usual
 
 
 def _own_lips(log, masks: SkinMasks) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lifemask.assets import UserError
 from lifemask.data._synthetic_facial_hair import facial_hair, seen_brows
-from lifemask.data._synthetic_lips import paint_lips, seen_lips
+from lifemask.data._synthetic_lips import paint_lips, usual_lips
 from lifemask.data._synthetic_masks import SkinMasks
 from lifemask.data._synthetic_paint import blend, gaussian_grain, noise_field
 from lifemask.data._synthetic_rig import HeadRig
@@ -97,7 +97,7 @@ def vary_skin(
     if strength >= 1:
         log, lips = paint_lips(log, masks, rng)
     else:
-        lips = seen_lips(log, masks)
+        lips = usual_lips(masks)
     log = _make_up(log, masks, lips, rng, strength)
     log, brows = facial_hair(log, masks, rng, age, strength)
     if strength < 1:
