@@ -23,9 +23,9 @@ from lifemask.methods.pgn import (
     create_pgn,
 )
 from lifemask.nn.position_map import LOG_BETA_RANGE
-from lifemask.training.landmarker import shipped_weights
 from lifemask.training.pgn import create_network
 from lifemask.training.pgn_recipes import PGN
+from lifemask.training.start import shipped_weights
 
 SIZES = {"tiny": 48, "mobile": 48, "resnet18_half": 48, "resnet50": 97}
 MOBILE = replace(SMALL, encoder="mobile")

@@ -26,9 +26,9 @@ from lifemask.training.dasl import TRAINABLE, create_network, plan_stages, run_t
 from lifemask.training.dasl_data import DaslCorpus
 from lifemask.training.dasl_evaluation import evaluate
 from lifemask.training.dasl_recipes import DASL, smoke
-from lifemask.training.landmarker import shipped_weights
 from lifemask.training.recipes import OptimConfig
 from lifemask.training.run import chosen_recipe, create_parser, train_command
+from lifemask.training.start import shipped_weights
 from lifemask.training.stop import Interrupted
 from lifemask.training.trainable import loop_config
 
