@@ -64,7 +64,8 @@ def texel_regions(rig: HeadRig, masks: SkinMasks) -> NDArray[np.uint8]:
     out[ears] = NECK
     out[_rounded(nose)] = NOSE
     depth = _enlarged(masks.lip_depth)
-    out[(lips & ((depth > _SURE_MM) | (depth < -_SURE_MM * 4))) | (depth > _SURE_MM)] = LIPS
+    turned_in = lips & (depth < -12)  # not seen from the front, so without a depth
+    out[(depth > _SURE_MM) | turned_in] = LIPS
     if masks.eyes is not None:
         out[_enlarged(masks.eyes[0]) > 0.5] = EYES
     return out
