@@ -10,7 +10,8 @@ import torch
 from helpers.small_generator import small_generator
 from lifemask.assets import UserError
 from lifemask.data import _albedo_cache as cache
-from lifemask.data._synthetic_skins import load_skins
+from lifemask.data import albedo_maps as maps_module
+from lifemask.data._synthetic_skins import Skin, load_skins
 from lifemask.data.albedo_maps import (
     DRAWING,
     LUMINANCE,
@@ -156,3 +157,20 @@ def test_a_cache_of_other_skins_is_refused(tiny):
     assert header["size"] == 2
     with pytest.raises(UserError, match="put MakeHuman skins there"):
         cache.open_maps(folder / "maps", folder / "nowhere", cache.MapSettings(2, 4))
+
+
+def test_made_up_lips_fade_to_the_skins_own_where_they_were_drawn(generator, chart, monkeypatch):
+    """Not where lips usually are: a drawn outline would be left as a rim."""
+    maker = create_map_maker(generator, chart, 3)
+    shape = maker.skins.shape[1:3]
+    drawn = np.zeros(shape, np.uint8)
+    drawn[shape[0] // 2 - 9 : shape[0] // 2 + 9, shape[1] // 2 - 9 : shape[1] // 2 + 9] = 255
+    made_up = np.full((*shape, 3), (250, 0, 250), np.uint8)
+    painted = Skin(made_up, np.stack([np.zeros_like(drawn), drawn]))
+    monkeypatch.setattr(maps_module, "vary_skin", lambda *_: painted)
+    monkeypatch.setattr(maps_module, "is_painted", lambda *_: False)
+    monkeypatch.setattr(maps_module, "GREY_AGE", -1.0)
+    found = np.stack([maker._skin(np.random.default_rng(seed)) for seed in range(6)]).astype(int)
+    kept = (drawn == 0) & (generator.masks.lid == 0)
+    assert (np.abs(found - made_up)[:, kept] <= 1).all()
+    assert np.abs(found - made_up)[:, drawn > 0].mean((1, 2)).max() > 30

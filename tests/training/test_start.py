@@ -17,7 +17,7 @@ from lifemask.training.rafare import create_network
 from lifemask.training.rafare_recipes import cpu as rafare_cpu
 from lifemask.training.retexture import create_retexture, start_with
 from lifemask.training.retexture_recipes import RETEXTURE
-from lifemask.training.start import starting_weights
+from lifemask.training.start import shipped_weights, starting_weights
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,13 @@ def test_a_parser_starts_from_the_shipped_weights():
 def test_each_network_of_rafare_starts_from_its_part_of_the_shipped_weights(part):
     recipe = rafare_cpu(part)
     network = create_network(recipe.net, part)
-    network.load_state_dict(starting_weights("rafare-open", "open", part))
+    weights = starting_weights("rafare-open", "open", part)
+    network.load_state_dict(weights)
+    whole = shipped_weights("rafare-open")
+    own = {name for name in whole if name.startswith(f"{part}.")}
+    assert own == {f"{part}.{name}" for name in weights}
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, whole[f"{part}.{name}"]), name
 
 
 def test_the_other_methods_start_from_the_shipped_weights(model):

@@ -17,7 +17,7 @@ from lifemask.data.albedo_maps import create_map_maker
 from lifemask.data.synthetic import HELD_OUT_SEED, SyntheticConfig, create_generator
 
 logger = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 PART = 250
 """Maps in a file; a set of fewer has one file in a folder of its own."""
 HELD_OUT_SKINS = (2, 7, 12, 17)

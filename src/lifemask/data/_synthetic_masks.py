@@ -30,7 +30,6 @@ class SkinMasks:
     brow_away: NDArray[np.float32]
     brow_length: float
     left: NDArray[np.bool_]
-    lips: NDArray[np.float32]
     lip_depth: NDArray[np.float32]
     lashes: NDArray[np.float32]
     lid: NDArray[np.float32]
@@ -74,7 +73,6 @@ def create_masks(rig: HeadRig, beards: dict[str, NDArray[np.float32]]) -> SkinMa
     soft = {
         "brow": np.clip(1.4 - brow_d / 3.2, 0, 1) * front,
         "brow_away": np.where(front > 0.5, brow_d, 1e3),
-        "lips": _lips(p, lm) * front,
         "lip_depth": _lip_depth(p, lm, front),
         "lashes": np.clip(1.5 - lash_d / 1.3, 0, 1) * front,
         "lid": np.exp(-((lid_d / 9) ** 4)) * front,
@@ -159,11 +157,6 @@ def _polyline_distance(p, lines):
             best = np.where(near, d, best)
             length += n
     return best, along.astype(np.float32), across.astype(np.float32)
-
-
-def _lips(p, lm):
-    """Soft lip mask: inside the outer lip contour seen from the front."""
-    return as_float(_inside(p, lm[48:60, :2], 1.5) * (p[..., 2] > lm[48, 2] - 18))
 
 
 def _lip_depth(p, lm, front):

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Num, UInt8
 from numpy import ndarray
 
+from lifemask.data._synthetic_lips import usual_lips
 from lifemask.data._synthetic_look import random_skin_tone
 from lifemask.data._synthetic_masks import SkinMasks
 from lifemask.data._synthetic_paint import noise_field
@@ -85,10 +86,12 @@ class MapMaker:
         plain = toned[0] * 255
         while True:
             age = float(rng.beta(1.1, 1.4))
-            skin = vary_skin(toned, self.masks, rng, age).srgb
+            drawn = vary_skin(toned, self.masks, rng, age)
+            skin = drawn.srgb
             if is_painted(skin[tuple(self.bare.T)], plain[tuple(self.bare.T)]):
                 continue
-            own = (self.masks.lips + self.masks.lid).clip(0, 1)[..., None]
+            lips = drawn.marks[1] / np.float32(255)
+            own = (lips + self.masks.lid).clip(0, 1)[..., None]
             own = own * np.float32(1 - rng.random() ** 2)
             skin = (skin + own * (plain - skin)).astype(np.uint8)
             brow, cheek = (_luminance(skin[tuple(ids.T)]) for ids in (self.brow, self.cheek))
@@ -129,7 +132,7 @@ def create_map_maker(
     """
     rig, masks = generator.rig, generator.masks
     chosen = generator.skins if skins is None else generator.skins[list(skins)]
-    painted = masks.lips + masks.lid + masks.lashes + masks.brow + masks.scalp + masks.nose
+    painted = usual_lips(masks) + masks.lid + masks.lashes + masks.brow + masks.scalp + masks.nose
     bare = (painted + sum(masks.beard.values()) < 0.05) & (masks.cheeks > 0.02)
     return MapMaker(
         (without_shading(chosen) * 255 + 0.5).astype(np.uint8), masks, rig.cheek_texels,

@@ -223,7 +223,9 @@ class Generator:
             age = float(rng.beta(1.1, 1.4))
             if self.photo_skins is not None and rng.random() < 0.75:
                 base = self.photo_skins[rng.integers(len(self.photo_skins))][None]
-                base = _grow(base, self.borrowed.shape if self.borrowed else self.masks.lips.shape)
+                base = _grow(
+                    base, self.borrowed.shape if self.borrowed else self.masks.lip_depth.shape
+                )
                 base = self.borrowed.dress(base) if self.borrowed else base
                 skins.append(vary_skin(base, self.masks, rng, age, strength=0.25))
                 freedom.append(0.5)

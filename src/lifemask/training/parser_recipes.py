@@ -64,9 +64,10 @@ def smoke(family: Family = "open") -> ParserRecipe:
 
 
 def cpu(family: Family = "open") -> ParserRecipe:
-    """Two hours on one core: 256 px on blocks of 2 x 2 pixels, a quarter of the pixels scored.
+    """256 px on blocks of 2 x 2 pixels, a quarter of the pixels scored.
 
-    On a core with bfloat16 instructions `precision="bf16-mixed"` is the faster choice.
+    An hour and a half with two processes, or on one core with bfloat16 instructions and
+    `precision="bf16-mixed"`; three hours on one core without (docs/parser.md has the speeds).
     """
     optim = OptimConfig(
         steps=4000, batch=32, peak_rate=2e-3, warmup=100, ema=0.997, optimizer="muon"
