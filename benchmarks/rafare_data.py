@@ -35,6 +35,7 @@ from provenance import provenance, write_result
 
 PARTS: tuple[Part, ...] = ("base", "fine")
 NAMED = "mode", "heads", "blend", "photos"
+SIZE = cpu("base").net.size
 log = logging.getLogger("rafare_data")
 
 
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if len(folders) < 2:
         raise UserError(f"{options.sets}: fewer than two folders of `lifemask pairs`")
     held_out = {
-        name: load_corpus([folder], 128, "open", held_out=True, limit=options.judged)
+        name: load_corpus([folder], SIZE, "open", held_out=True, limit=options.judged)
         for name, folder in (text.split("=", 1) for text in options.held_out)
     }
     headers = {p.name: read_header(p) for p in folders}
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for folder in folders:
         settings = headers[folder.name]["settings"]
         entry: dict[str, Any] = {"settings": {name: settings[name] for name in NAMED}}
-        pairs = load_corpus([folder], 128, "open", limit=count)
+        pairs = load_corpus([folder], SIZE, "open", limit=count)
         for part in PARTS:
             rows = []
             for seed in range(options.seeds):

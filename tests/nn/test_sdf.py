@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 import torch
 
+from lifemask.nn.blocks import unit
 from lifemask.nn.sdf import (
     START_REACH,
     ConvBlock,
@@ -147,3 +148,39 @@ def test_normals_are_unit_and_start_from_the_guide(kind: Literal["unet", "pix2pi
     with torch.no_grad():
         last.bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
     assert (net(view(size=64))[:, 0] > 0.5).all()
+
+
+def test_a_field_that_folds_sees_every_pixel_on_a_coarser_grid():
+    """Blocks of pixels are channels: maps have the side of an unfolded net on half the crop."""
+    folded = FieldNet(replace(SMALL, fold=2, features=4))
+    both, where = view(), points()
+    maps = folded.encode(both)
+    assert [m.shape for m in maps] == [(2, 4, 4, 4)] * 2
+    assert FieldNet(replace(SMALL, size=16)).encode(view(size=16))[0].shape == (2, 8, 4, 4)
+    assert folded.mlp.layers[0].in_features == 4 + 3  # pyright: ignore[reportAttributeAccessIssue]
+    other = replace(both, picture=both.picture.clone())
+    other.picture[:, 0, 15, 16] += 5.0
+    assert (folded(both, where) - folded(other, where)).abs().max() > 1e-6
+
+
+def test_normals_that_fold_start_from_the_guide_and_tell_each_pixel_apart():
+    net = NormalNet(NormalNetConfig(size=32, widths=(8, 16), fold=2))
+    last = net.body.told  # pyright: ignore[reportAttributeAccessIssue]
+    torch.nn.init.zeros_(last.weight)  # pyright: ignore
+    said = net(view())
+    torch.testing.assert_close(said[:, 2], torch.ones(2, 32, 32))
+    with torch.no_grad():  # channel 1 is the right one of a block's upper two pixels, in x
+        last.bias[1] = 1.0  # pyright: ignore
+    said = net(view())[:, 0]
+    assert (said[:, ::2, 1::2] > 0.5).all()
+    assert said[:, 1::2].abs().max() == said[:, ::2, ::2].abs().max() == 0
+    with pytest.raises(ValueError, match="fold"):
+        NormalNetConfig(kind="pix2pixhd", fold=2)
+
+
+def test_unit_vectors_are_torchs():
+    vectors = torch.randn(2, 3, 5, 4)
+    vectors[0, :, 0, 0] = 0
+    torch.testing.assert_close(unit(vectors, 1), torch.nn.functional.normalize(vectors, dim=1))
+    tiny = torch.full((1, 3), 1e-9)
+    torch.testing.assert_close(unit(tiny, 1), tiny / 1e-6)

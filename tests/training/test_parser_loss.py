@@ -11,6 +11,7 @@ from lifemask.training.parser_loss import (
     ParserLoss,
     ParserLossConfig,
     class_weights,
+    lovasz_loss,
     phase,
     soft_dice_loss,
 )
@@ -81,7 +82,13 @@ def test_dice_leaves_absent_classes_out_and_is_zero_for_the_truth():
 
 
 @pytest.mark.parametrize(
-    "config", [ParserLossConfig(dice=0.0), ParserLossConfig(cross_entropy=0.0), ParserLossConfig()]
+    "config",
+    [
+        ParserLossConfig(dice=0.0),
+        ParserLossConfig(cross_entropy=0.0),
+        ParserLossConfig(cross_entropy=0.0, dice=0.0, lovasz=1.0),
+        ParserLossConfig(),
+    ],
 )
 def test_each_term_has_the_gradient_of_its_value_and_none_where_ignored(config):
     scores, regions = example(dtype=torch.float64)
@@ -97,7 +104,7 @@ def test_each_term_has_the_gradient_of_its_value_and_none_where_ignored(config):
     )
 
 
-@pytest.mark.parametrize("term", ["cross_entropy", "dice"])
+@pytest.mark.parametrize("term", ["cross_entropy", "dice", "lovasz"])
 def test_each_term_alone_teaches_the_map(term):
     weights = {"cross_entropy": 0.0, "dice": 0.0} | {term: 1.0}
     criterion = ParserLoss(ParserLossConfig(**weights))
@@ -110,6 +117,20 @@ def test_each_term_alone_teaches_the_map(term):
         optimizer.step()
     known = regions != IGNORE
     assert (scores.argmax(1)[known] == regions[known]).float().mean() > 0.99
+
+
+def test_lovasz_of_hard_answers_is_one_minus_the_mean_iou():
+    generator = torch.Generator().manual_seed(3)
+    regions = torch.randint(0, 3, (2, 8, 8), generator=generator)
+    known = torch.rand(2, 8, 8, generator=generator) > 0.2
+    found = torch.where(torch.rand(2, 8, 8, generator=generator) > 0.3, regions, 2)
+    said = functional.one_hot(found, 4).permute(0, 3, 1, 2).float()
+    shares = []
+    for c in range(3):  # class 3 never occurs and has no part in it
+        true, own = (regions == c) & known, (found == c) & known
+        shares.append((true & own).sum() / (true | own).sum())
+    loss = lovasz_loss(said, regions, known)
+    torch.testing.assert_close(loss, 1 - torch.stack(shares).mean())
 
 
 def test_weights_scale_and_a_batch_without_labels_costs_nothing():

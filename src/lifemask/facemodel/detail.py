@@ -343,10 +343,12 @@ def value_noise(points: Float[ndarray, "t 3"], seed: int) -> Float[ndarray, "t"]
     cell = np.floor(points).astype(np.int64)
     t = points - cell
     t = t * t * (3 - 2 * t)
+    primes = np.array([73856093, 19349663, 83492791])
+    low = cell * primes
+    keys, shares = (low, low + primes), (1 - t, t)  # of the cell's lower and upper corners
     out = np.zeros(len(points))
     for corner in range(8):
-        bits = np.array([corner & 1, corner >> 1 & 1, corner >> 2])
-        key = (cell + bits) * np.array([73856093, 19349663, 83492791])
-        value = table[(key[:, 0] ^ key[:, 1] ^ key[:, 2]) & 4095]
-        out += value * np.where(bits, t, 1 - t).prod(1)
+        x, y, z = corner & 1, corner >> 1 & 1, corner >> 2
+        value = table[(keys[x][:, 0] ^ keys[y][:, 1] ^ keys[z][:, 2]) & 4095]
+        out += value * (shares[x][:, 0] * shares[y][:, 1] * shares[z][:, 2])
     return out

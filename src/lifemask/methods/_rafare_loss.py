@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lifemask.methods._retexture_perceptual import Embedder
+from lifemask.nn.blocks import unit
 from lifemask.nn.patchgan import PatchGan, lsgan
 from lifemask.nn.sdf import View
 
@@ -152,7 +153,7 @@ class NormalLoss(nn.Module):
         said = network(batch.view).float()
         share = known.mean().clamp(min=1e-6)
         off = (said - batch.normals) * known
-        angle = 1 - functional.cosine_similarity(said, batch.normals, 1, 1e-6)[:, None]
+        angle = 1 - (unit(said, 1) * batch.normals).sum(1, keepdim=True)
         parts = {
             "absolute": config.absolute * off.abs().mean() / share,
             "angle": config.angle * (angle * known).mean() / share,

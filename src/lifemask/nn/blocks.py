@@ -6,6 +6,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+def unit(vectors: Float[Tensor, "*s"], dim: int, eps: float = 1e-6) -> Float[Tensor, "*s"]:
+    """Vectors along an axis at length 1, shorter ones than `eps` divided by it.
+
+    As `functional.normalize`; on a CPU that takes twenty times as long where the axis is not the
+    last one in memory.
+    """
+    square = (vectors * vectors).sum(dim, keepdim=True)
+    return vectors * square.clamp(min=eps * eps).rsqrt()
+
+
 class ConvUnit(nn.Sequential):
     """Convolution without bias, batch normalisation, ReLU."""
 

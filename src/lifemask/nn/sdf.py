@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lifemask.nn.blocks import unit
 from lifemask.nn.pix2pixhd import Pix2PixHd
 
 Z_GAIN = 256 / 200
@@ -37,7 +38,9 @@ class FieldNetConfig:
     """Sizes and switches of a field.
 
     Attributes:
-        size: side of the crop in px, a multiple of 4 * 2 ** levels.
+        size: side of the crop in px, a multiple of 4 * fold * 2 ** levels.
+        fold: side of the pixel blocks that the stem takes as channels; 1 = single pixels. A base
+            that folds by 2 sees crops of twice the side at little more than the same cost.
         semantic: the region class is an input beside the colours.
         guide: depth and normals of a parametric head are inputs, and the field starts from the
             distance to it.
@@ -47,6 +50,7 @@ class FieldNetConfig:
         residual: blocks add their input (f_base); without, they do not (f_fine, published code).
         stacks: hourglasses, each supervised; 0 for none.
         levels: how often an hourglass halves the resolution.
+        features: channels of the maps that points look at, after an hourglass; 0: the last block's.
         mlp: hidden sizes of the MLP; the input is fed again to every layer but the first.
     """
 
@@ -60,11 +64,18 @@ class FieldNetConfig:
     stacks: int = 1
     levels: int = 2
     mlp: tuple[int, ...] = (256, 128, 64)
+    fold: int = 1
+    features: int = 0
 
     @property
     def inputs(self) -> int:
-        """Channels of the input picture."""
-        return _IMAGE_CHANNELS + _GUIDE_CHANNELS * self.guide
+        """Channels of the stem's input."""
+        return (_IMAGE_CHANNELS + _GUIDE_CHANNELS * self.guide) * self.fold**2
+
+    @property
+    def told(self) -> int:
+        """Channels of the maps that points look at."""
+        return self.features if self.features and self.stacks else self.widths[-1]
 
 
 @dataclass(frozen=True)
@@ -83,14 +94,15 @@ class View:
     guide_normals: Float[Tensor, "b 3 s s"]
     guide_there: Float[Tensor, "b 1 s s"]
 
-    def stacked(self, semantic: bool, guide: bool) -> Float[Tensor, "b c s s"]:
-        """The input channels of a network."""
+    def stacked(self, semantic: bool, guide: bool, fold: int = 1) -> Float[Tensor, "b c t t"]:
+        """The input channels of a network; blocks of `fold` x `fold` pixels become channels."""
         picture = self.picture
         if not semantic:
             picture = torch.cat((picture[:, :3], torch.zeros_like(picture[:, 3:])), 1)
-        if not guide:
-            return picture
-        return torch.cat((picture, self.guide_depth, self.guide_there, self.guide_normals), 1)
+        seen = [picture]
+        if guide:
+            seen += [self.guide_depth, self.guide_there, self.guide_normals]
+        return functional.pixel_unshuffle(torch.cat(seen, 1), fold)
 
 
 class ConvBlock(nn.Module):
@@ -172,7 +184,7 @@ class FieldEncoder(nn.Module):
         self.blocks = nn.ModuleList(
             ConvBlock(i, o, config.residual) for i, o in zip(inputs, config.widths, strict=True)
         )
-        width = config.widths[-1]
+        width, told = config.widths[-1], config.told
         count = config.stacks
         self.glasses = nn.ModuleList(Hourglass(width, config.levels) for _ in range(count))
         self.after = nn.ModuleList(
@@ -180,16 +192,16 @@ class FieldEncoder(nn.Module):
                           nn.ReLU())
             for _ in range(count)
         )  # fmt: skip
-        self.told = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(count))
+        self.told = nn.ModuleList(nn.Conv2d(width, told, 1) for _ in range(count))
         self.back = nn.ModuleList(
-            nn.ModuleList((nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)))
+            nn.ModuleList((nn.Conv2d(width, width, 1), nn.Conv2d(told, width, 1)))
             for _ in range(max(count - 1, 0))
         )
 
     def forward(self, view: View) -> list[Float[Tensor, "b c h w"]]:
-        """Feature maps (b, c, size / 2 or 4, ...), the last one is used at test time."""
+        """Feature maps (b, c, size / (2 or 4) / fold, ...), the last is used at test time."""
         config = self.config
-        x = self.stem(view.stacked(config.semantic, config.guide))
+        x = self.stem(view.stacked(config.semantic, config.guide, config.fold))
         for number, block in enumerate(self.blocks):
             x = block(x)
             if number == 0 and config.pool:
@@ -248,7 +260,7 @@ class FieldNet(nn.Module):
         self.config = config
         self.starts_from_guide = starts_from_guide and config.guide
         self.encoder = FieldEncoder(config)
-        self.mlp = FieldMlp(config.widths[-1] + 1 + 2 * config.guide, config.mlp)
+        self.mlp = FieldMlp(config.told + 1 + 2 * config.guide, config.mlp)
         self.apply(_start)
 
     def encode(self, view: View) -> list[Float[Tensor, "b c h w"]]:
@@ -258,22 +270,25 @@ class FieldNet(nn.Module):
     def query(
         self, features: Float[Tensor, "b c h w"], view: View, points: Float[Tensor, "b n 3"]
     ) -> Float[Tensor, "b n"]:
-        """Values at points of the cube.
+        """Values at points of the cube, in single precision whatever the maps were made in.
+
+        In bfloat16 a coordinate may be 0.004 half-crops off, half a millimetre.
 
         Args:
             features: one map of `encode`.
             view: what it was made from.
             points: (b, n, 3) in half-crops: x right, y up, z towards the viewer.
         """
-        seen = at_points(features, points)
-        parts = [seen, points[..., 2:] * Z_GAIN]
-        start = points.new_zeros(())
-        if self.config.guide:
-            distance, there = guide_distance(view, points)
-            parts += [(distance / GUIDE_REACH).clamp(-1, 1)[..., None], there[..., None]]
-            start = distance.clamp(-START_REACH, START_REACH)
-        value = self.mlp(torch.cat(parts, -1))
-        return value + start if self.starts_from_guide else value
+        with torch.autocast(points.device.type, enabled=False):
+            seen = at_points(features.to(points.dtype), points)
+            parts = [seen, points[..., 2:] * Z_GAIN]
+            start = points.new_zeros(())
+            if self.config.guide:
+                distance, there = guide_distance(view, points)
+                parts += [(distance / GUIDE_REACH).clamp(-1, 1)[..., None], there[..., None]]
+                start = distance.clamp(-START_REACH, START_REACH)
+            value = self.mlp(torch.cat(parts, -1))
+            return value + start if self.starts_from_guide else value
 
     def forward(self, view: View, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "k b n"]:
         """Values of each of the k hourglasses."""
@@ -309,13 +324,14 @@ class NormalNetConfig:
     """Sizes and switches of the normal network.
 
     Attributes:
-        size: side of the crop in px, a multiple of 2 ** (levels - 1) (of 32 for pix2pixhd).
+        size: side of the crop in px, a multiple of fold * 2 ** (levels - 1) (of 32 for pix2pixhd).
         semantic: the region class is an input.
         guide: depth and normals of a parametric head are inputs; the answer starts from them.
         kind: "unet" (ours), or the published generator "pix2pixhd".
         widths: channels of the U-Net's levels, finest first, multiples of 4; of pix2pixhd the first
             counts alone.
         back: the answer is the normals of the back of the head, turned to the viewer.
+        fold: side of the pixel blocks that the U-Net's finest level takes and tells as channels.
     """
 
     size: int = 128
@@ -324,6 +340,12 @@ class NormalNetConfig:
     kind: Literal["unet", "pix2pixhd"] = "unet"
     widths: tuple[int, ...] = (16, 32, 64, 128)
     back: bool = False
+    fold: int = 1
+
+    def __post_init__(self) -> None:
+        """Check that the published generator keeps its pixels."""
+        if self.kind == "pix2pixhd" and self.fold != 1:
+            raise ValueError("pix2pixhd takes single pixels: leave fold at 1")
 
 
 class NormalNet(nn.Module):
@@ -342,7 +364,8 @@ class NormalNet(nn.Module):
         self.config = config
         inputs = _IMAGE_CHANNELS + _GUIDE_CHANNELS * config.guide
         if config.kind == "unet":
-            self.body: nn.Module = PlainUNet(inputs, 3, config.widths)
+            block = config.fold**2
+            self.body: nn.Module = PlainUNet(inputs * block, 3 * block, config.widths)
         else:
             self.body = Pix2PixHd(inputs, 3, config.widths[0])
         self.apply(_start)
@@ -352,7 +375,9 @@ class NormalNet(nn.Module):
 
         Those of the back are the inward ones, n_z > 0.
         """
-        said = self.body(view.stacked(self.config.semantic, self.config.guide))
+        config = self.config
+        seen = view.stacked(config.semantic, config.guide, config.fold)
+        said = functional.pixel_shuffle(self.body(seen), config.fold)
         start = torch.zeros_like(said)
         start[:, 2] = 1.0
         if self.config.guide:
@@ -361,7 +386,7 @@ class NormalNet(nn.Module):
             if self.config.back:
                 guide = torch.cat((-guide[:, :2], guide[:, 2:]), 1)
             start = guide * there + start * (1 - there)
-        return functional.normalize(said + start, dim=1, eps=1e-6)
+        return unit(said + start, 1)
 
 
 class PlainUNet(nn.Module):

@@ -169,7 +169,7 @@ SWITCHES: dict[Part, tuple[Switch, ...]] = {
         Switch("edges", ("loss.edges=0",), expected="any"),
         Switch("adversary (off by default)", ("loss.gan=1", "loss.matching=10"), expected="any"),
         Switch("perceptual (off by default)", ("loss.perceptual=10",), expected="any"),
-        Switch("published generator (U-Net)", ("net.kind=pix2pixhd",), expected="any"),
+        Switch("published generator (U-Net)", ("net.fold=1", "net.kind=pix2pixhd"), expected="any"),
         Switch("front (the back's normals instead)", ("net.back=true",), expected="any"),
     ),
 }  # fmt: skip

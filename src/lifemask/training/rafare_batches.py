@@ -16,6 +16,7 @@ from torch.nn import functional
 from lifemask.assets import UserError
 from lifemask.methods._rafare_loss import Part, RafareBatch
 from lifemask.methods._rafare_view import create_view, face_mask
+from lifemask.nn.blocks import unit
 from lifemask.training._camera_faults import taken_by_camera
 from lifemask.training.crop_sources import licence_tag
 from lifemask.training.rafare_back import back_normals, eighth
@@ -208,8 +209,8 @@ class RafareBatchMaker:
         view = create_view(
             seen.image[None], seen.region[None], seen.depth[None], seen.guide[None].movedim(1, -1)
         )
-        length = seen.normals.norm(dim=0, keepdim=True)
-        known = face_mask(seen.region)[None] & (length > _LEAST_NORMAL)
+        square = (seen.normals * seen.normals).sum(0, keepdim=True)
+        known = face_mask(seen.region)[None] & (square > _LEAST_NORMAL**2)
         points, values = self._points(number, rng)
         if self.part == "fine":
             values = values / move.scale
@@ -222,7 +223,7 @@ class RafareBatchMaker:
             values[None],
             move.points(pairs.surface[number, some].float())[None],
             move.vectors(pairs.surface_normals[number, some].float())[None],
-            functional.normalize(seen.normals, dim=0, eps=1e-6)[None],
+            unit(seen.normals, 0)[None],
             known[None].float(),
         )
 
@@ -308,7 +309,7 @@ class Move:
         depth = torch.where(there > 0.5, moved, torch.nan)[0]
         return MovedPictures(
             image, (named + 8).to(torch.uint8), normals * sign, depth,
-            functional.normalize(guide * sign, dim=0, eps=1e-6) * (there > 0.5),
+            unit(guide * sign, 0) * (there > 0.5),
         )  # fmt: skip
 
     def _grid(self, size: int) -> Float[Tensor, "1 s s 2"]:
