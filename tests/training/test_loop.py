@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -241,6 +241,35 @@ def test_mixed_precision_stays_out_of_the_criterion(tmp_path, monkeypatch):
 
     toy.run(toy.config(tmp_path, 2, precision="bf16-mixed"), step_loss=step_loss)
     assert set(seen) == {torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A network's input in a frozen dataclass."""
+
+    pixels: torch.Tensor
+
+
+class SeesAll(toy.ToyNet):
+    """Takes `Seen`, gives a pair of its answer and a whole number."""
+
+    def forward(self, seen):
+        assert not torch.equal(seen.pixels, seen.pixels.bfloat16().float())  # not rounded
+        return super().forward(seen.pixels), torch.tensor(3)
+
+
+def test_mixed_precision_takes_frozen_dataclasses_and_rounds_no_input(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy, "ToyNet", SeesAll)
+    seen = []
+
+    def step_loss(network, criterion, batch, step):
+        output, count = network(Seen(batch.x))
+        seen.append((output.dtype, count.dtype))
+        return criterion(output, batch.y)
+
+    nothing = {"step_loss": step_loss, "evaluate": lambda network: {}}
+    toy.run(toy.config(tmp_path, 2, precision="bf16-mixed"), **nothing)
+    assert seen == [(torch.float32, torch.int64)] * 2
 
 
 def test_float16_is_refused(tmp_path):

@@ -182,6 +182,10 @@ def places(tmp_path_factory):
     return folder
 
 
+MIXED = {"open": (), "research": ("--precision", "bf16-mixed")}
+"""Options of both families; one runs as the recipes for GPUs do."""
+
+
 def words_for(places, run, *rest):
     base = ["--recipe", "smoke", "--cache", places / "cache", "--prepared", places / "prepared"]
     return [str(word) for word in (*base, "--run", run, "--no-progress", *rest)]
@@ -189,7 +193,7 @@ def words_for(places, run, *rest):
 
 @pytest.mark.parametrize("family", [pytest.param("open", marks=pytest.mark.slow), "research"])
 def test_the_smoke_recipe_by_command(places, tmp_path, family):
-    settings = ("--set", "optim.steps=4", "--set", "loss.most_pairs=1")
+    settings = ("--set", "optim.steps=4", "--set", "loss.most_pairs=1", *MIXED[family])
     with pytest.raises(SystemExit) as end:
         main(["train", "pgn", *words_for(places, tmp_path / "run", "--family", family, *settings)])
     assert not end.value.code

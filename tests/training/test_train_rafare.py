@@ -43,6 +43,17 @@ def test_networks_learn_balls_they_have_not_seen(part: Part, share: float, tmp_p
     assert evaluate(network, held, part, 4)["error"] < share * before
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_mixed_precision_learns_like_single(part: Part, tmp_path: Path):
+    recipe, held = longer(part, 30), ball_pairs(4, seed=9)
+    found = []
+    for precision in ("32-true", "bf16-mixed"):
+        config = loop_config(recipe, tmp_path / precision, progress=False, precision=precision)
+        network = run_training(recipe, ball_pairs(), held, config)
+        found.append(evaluate(network, held, part, 4)["error"])
+    assert found[1] == pytest.approx(found[0], rel=0.15) and found[0] != found[1]
+
+
 def test_a_stopped_run_ends_with_the_same_bytes(tmp_path: Path):
     recipe = longer("base", 8)
     for name, stop in (("whole", 0), ("stopped", 0)):

@@ -412,6 +412,10 @@ def test_families_without_weights_are_told(shipped, monkeypatch):
 # ------------------------------------------------------------------------------- by command
 
 
+MIXED = {"open": (), "research": ("--precision", "bf16-mixed")}
+"""Options of both families; one runs as the recipes for GPUs do."""
+
+
 def words_for(places, run, *rest, family="open"):
     names = ("renders", "photos") if family == "research" else ("renders",)
     caches = [w for n in names for w in ("--cache", places / n)]
@@ -422,7 +426,8 @@ def words_for(places, run, *rest, family="open"):
 
 @pytest.mark.parametrize("family", ["open", "research"])
 def test_the_smoke_recipe_by_command(places, tmp_path, family):
-    words = words_for(places, tmp_path / "run", "--set", "loss.white=0.5", family=family)
+    settings = ("--set", "loss.white=0.5", *MIXED[family])
+    words = words_for(places, tmp_path / "run", *settings, family=family)
     with pytest.raises(SystemExit) as end:
         main(["train", "retexture", *words])
     assert not end.value.code

@@ -439,6 +439,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def _fabric(config: LoopConfig) -> Any:
     try:
         from lightning.fabric import Fabric
+
+        from lifemask.training.mixed import precision_of
     except ImportError as error:
         raise UserError("training needs lightning: pip install lifemask[train]") from error
     if config.precision.startswith("16"):
@@ -450,7 +452,7 @@ def _fabric(config: LoopConfig) -> Any:
         devices=config.processes,
         num_nodes=config.nodes,
         strategy=parallel if several else "auto",
-        precision=config.precision,  # pyright: ignore[reportArgumentType]
+        **precision_of(config.precision, config.device),
     )
 
 
