@@ -2,7 +2,7 @@
 
     for kind in "pairs" "fitted_only --mode fitted_only" "ict --heads ict" ...; do
         set -- $kind; name=$1; shift
-        lifemask pairs -o SETS/$name --count 200 --data DATA --seed 21 "$@"
+        lifemask pairs -o SETS/$name --count 200 --size 256 --grid 128 --box 5 --data DATA "$@"
     done
     python benchmarks/rafare_data.py --sets SETS --held-out pairs=HELD_OUT --held-out ict=HELD_ICT \
         --steps 300 --seeds 2 --work WORK --json benchmarks/results/rafare-data.json
