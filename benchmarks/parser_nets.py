@@ -98,7 +98,7 @@ def main() -> None:
             row[f"images_per_s_{kind}"] = round(speed, 1)
         rows.append(row)
         print({k: v for k, v in row.items() if k != "sizes"}, flush=True)
-    command = f"python benchmarks/parser_nets.py --json {given.json}"
+    command = "python benchmarks/parser_nets.py --json FILE"
     result = {"nets": rows, "load": os.getloadavg()[0], **provenance(command)}
     write_result(given.json, result)
 

@@ -120,7 +120,7 @@ def main() -> None:
     command = (
         f"python benchmarks/parsing.py --family {given.family} "
         f"{'--cache CACHE ' * len(given.cache)}--portraits PORTRAITS --limit {given.limit} "
-        f"--json {given.json}"
+        "--json FILE"
     )
     result = {
         "weights": f"parser-{given.family}",

@@ -129,7 +129,7 @@ def main() -> None:
     rows = point_rows(options.repeats) + mesh_rows(timed, options.repeats)
     for row in rows:
         print(f"{row['what']}: {row['wall_s']} s, processor {row['processor_s']} s")
-    command = f"python benchmarks/scoring.py --json {options.json.as_posix()}"
+    command = "python benchmarks/scoring.py --json FILE"
     load = {"before": round(before, 2), "after": round(os.getloadavg()[0], 2)}
     content = {"timings": rows, "load_average": load} | provenance(command)
     write_result(options.json, content)

@@ -233,7 +233,7 @@ class _Loop:
     def _shared(self, criterion: nn.Module) -> nn.Module:
         """The criterion, its gradients shared between processes if it has any.
 
-        Not set up by lightning: that would round its inputs, targets included, to bfloat16.
+        Not set up by lightning: that would compute it under autocast, in bfloat16.
         """
         learns = any(p.requires_grad for p in criterion.parameters())
         if self.fabric.world_size == 1 or not learns:

@@ -153,9 +153,11 @@ _COMMON = (
     Switch("guide as input", ("net.guide=false",)),
     Switch("changes of colour", ("augment.colours=false",), expected="any"),
 )
+_FOLD = Switch("pixel blocks (single pixels)", ("net.fold=1",), expected="any")
 SWITCHES: dict[Part, tuple[Switch, ...]] = {
     "base": (
         *_COMMON,
+        _FOLD,
         Switch("signed distance (occupancy)", ("loss.field=occupancy",), metric="side",
                highest=True),
         Switch("points anywhere", ("uniform=0",), expected="any"),
@@ -164,6 +166,7 @@ SWITCHES: dict[Part, tuple[Switch, ...]] = {
     "fine": _COMMON,
     "normals": (
         *_COMMON,
+        _FOLD,
         Switch("absolute error", ("loss.absolute=0",), expected="any"),
         Switch("angle", ("loss.angle=0",), expected="any"),
         Switch("edges", ("loss.edges=0",), expected="any"),
