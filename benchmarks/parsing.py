@@ -8,7 +8,7 @@ shard, which training leaves out) and ten FaceSynthetics portraits, none of whic
 trained on. Every picture is parsed in its nominal view (1.25 landmark squares), averaged with its
 mirror image as in the product, and in one pass; scores sum the confusion over pictures, unlabelled
 pixels left out. They are given at the parser's own size and at 128 px, where a pixel of border
-weighs more.
+weighs more. Glasses, which are no class, are scored where both the set and the parser tell them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,23 @@ from torch.nn.functional import adaptive_avg_pool2d  # noqa: E402
 from lifemask.data.base import read_cache_header  # noqa: E402
 from lifemask.data.facesynthetics import load_facesynthetics  # noqa: E402
 from lifemask.data.region_augment import NO_REGION_AUGMENTATION, draw_batch  # noqa: E402
-from lifemask.data.regions import RegionSet, load_region_cache, merged  # noqa: E402
+from lifemask.data.regions import (  # noqa: E402
+    IGNORE,
+    RegionSet,
+    load_region_cache,
+    merged,
+    split_glasses,
+)  # noqa: E402
 from lifemask.data.synthetic import HELD_OUT_SEED  # noqa: E402
-from lifemask.evaluation.regions import confusion_per_image, score_regions  # noqa: E402
+from lifemask.evaluation.regions import confusion_per_image, mask_iou, score_regions  # noqa: E402
 from lifemask.faces.parsing import Parser, load_parser  # noqa: E402
+from lifemask.types import REGION_NAMES  # noqa: E402
 from provenance import provenance, write_result  # noqa: E402
 
 SMALL = 128
+CLASSES = len(REGION_NAMES)
+FEW = 0.002
+"""Share of a picture that glasses cover at least to count as worn: a thin frame covers 1 %."""
 TARGETS = {"renders-open": 0.85, "renders-research": 0.85, "facesynthetics": 0.70}
 
 
@@ -70,15 +80,20 @@ def score(parser: Parser, source: RegionSet, name: str) -> dict[str, Any]:
     """Scores of a set: averaged with the mirrored crop, of one pass, and the first at 128 px."""
     kinds = {"both": (True, parser.size), "one": (False, parser.size), "small": (True, SMALL)}
     counts: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
+    worn: list[tuple[np.ndarray, np.ndarray]] = []
     small = (maps for _, maps in views(source, SMALL))
     for (crops, maps), small_maps in zip(views(source, parser.size), small, strict=True):
         one = parser.predict_crops(torch.from_numpy(crops))
         both = parser.predict_crops(torch.from_numpy(crops), flip_average=True)
+        if source.glasses and both.shape[1] > CLASSES:
+            labels, glasses = split_glasses(maps)
+            worn.append(((both[:, CLASSES] > 0.5).numpy() & (labels != IGNORE), glasses))
         reduced = adaptive_avg_pool2d(both, SMALL)
         for kind, found, true in (
             ("one", one, maps), ("both", both, maps), ("small", reduced, small_maps)
         ):  # fmt: skip
-            counts[kind].append(confusion_per_image(found.argmax(1).byte().numpy(), true))
+            best = found[:, :CLASSES].argmax(1).byte().numpy()
+            counts[kind].append(confusion_per_image(best, split_glasses(true)[0]))
     numbers = []
     for kind, (mirror, size) in kinds.items():
         flags = {"data": name, "crop": "1.25 landmark squares", "size": size}
@@ -87,7 +102,25 @@ def score(parser: Parser, source: RegionSet, name: str) -> dict[str, Any]:
         number["target"] = TARGETS[name]
         number["reached"] = number["value"] >= TARGETS[name]
         numbers.append(number)
-    return {"images": len(source), "numbers": numbers}
+    return {"images": len(source), "numbers": numbers, "glasses": score_glasses(worn)}
+
+
+def score_glasses(worn: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any] | None:
+    """IoU of glasses and how often they are told wrongly; None where they are not told."""
+    if not worn:
+        return None
+    found, true = (np.concatenate(column) for column in zip(*worn, strict=True))
+    least = FEW * found[0].size
+    with_glasses = true.sum((1, 2)) > least
+    said = found.sum((1, 2)) > least
+    return {
+        "iou": round(mask_iou(found, true), 4),
+        "pictures with": int(with_glasses.sum()),
+        "of these told": round(float(said[with_glasses].mean()), 4),
+        "pictures without": int((true.sum((1, 2)) == 0).sum()),
+        "of these told wrongly": round(float(said[true.sum((1, 2)) == 0].mean()), 4),
+        "share of a picture that counts": FEW,
+    }
 
 
 def ms_per_face(parser: Parser, repeats: int) -> float:
@@ -136,7 +169,7 @@ def main() -> None:
             flags = number["flags"]
             kind = f"{name} at {flags['size']} px, flip={flags['flip_average']}"
             print(f"{kind}: {number['value']:.4f} {number['ci95']} of {one['images']}")
-        print("  ", one["numbers"][0]["per_class"])
+        print("  ", one["numbers"][0]["per_class"], one["glasses"])
     print("ms per face:", speed)
 
 

@@ -18,7 +18,7 @@ from lifemask.data.facesynthetics import (
     load_facesynthetics,
     regions_from_classes,
 )
-from lifemask.data.regions import IGNORE, SQUARE_EXPAND
+from lifemask.data.regions import GLASSES, IGNORE, SQUARE_EXPAND
 from lifemask.types import REGION_NAMES
 
 SIDE = 64
@@ -145,6 +145,8 @@ def test_every_official_class_has_its_region():
 def test_unlabelled_pixels_stay_so_and_unknown_ids_are_refused():
     ids = np.array([[0, 255], [18, 3]], np.uint8)
     assert regions_from_classes(ids).tolist() == [[8, IGNORE], [8, 2]]
+    glasses = np.full((1, 1), CLASSES.index("glasses"), np.uint8)
+    assert regions_from_classes(glasses) == REGION_NAMES.index("skin") + GLASSES
     with pytest.raises(UserError, match=r"\[19\]"):
         regions_from_classes(np.array([[19]], np.uint8))
 

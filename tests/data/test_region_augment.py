@@ -17,7 +17,7 @@ from lifemask.data.region_augment import (
     occlude,
     warp_regions,
 )
-from lifemask.data.regions import IGNORE, RegionSet
+from lifemask.data.regions import GLASSES, IGNORE, RegionSet, split_glasses
 
 SIZE = 32
 
@@ -101,6 +101,20 @@ def test_the_class_with_the_largest_weight_wins():
     best = np.sort(votes, -1)
     clear = best[..., -1] - best[..., -2] > 1e-3
     assert clear.mean() > 0.9 and np.array_equal(found[clear], votes.argmax(-1)[clear])
+
+
+def test_glasses_are_told_where_they_have_half_of_the_weight_whatever_the_class():
+    rng = np.random.default_rng(1)
+    regions = rng.integers(0, 3, (1, 12, 12)).astype(np.uint8)
+    worn = rng.random((1, 12, 12)) < 0.5
+    view = draw_views(rng, replace(NO_AUGMENTATION, rotation_deg=20.0), 1, 12, 6.0, 24)
+    found = warp_regions(regions + GLASSES * worn.astype(np.uint8), view, 24)
+    classes, told = split_glasses(found)
+    assert np.array_equal(classes, warp_regions(regions, view, 24))
+    share = warp_regions(worn.astype(np.uint8), view, 24)  # of two classes the heavier wins
+    assert 0.3 < told.mean() < 0.7 and (told == (share == 1)).mean() > 0.99
+    outside = np.full((1, 12, 12), IGNORE, np.uint8)
+    assert (warp_regions(outside, view, 24) == IGNORE).all()
 
 
 def test_occluders_are_background_and_nothing_else_changes():

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from lifemask.assets import UserError
-from lifemask.data.regions import SQUARE_EXPAND, RegionSet, load_region_cache, merged
+from lifemask.data.regions import (
+    GLASSES,
+    IGNORE,
+    SQUARE_EXPAND,
+    RegionSet,
+    load_region_cache,
+    merged,
+    split_glasses,
+)
 from lifemask.types import REGION_NAMES
 
 
@@ -89,3 +97,18 @@ def test_merged_sets_keep_their_order_and_must_fit(tmp_path):
     assert np.array_equal(both.gather(np.array([3]))[0], second.gather(np.array([0]))[0])
     with pytest.raises(ValueError, match="do not go together"):
         merged(first, load_region_cache(write_cache(tmp_path / "c", size=8)))
+
+
+def test_glasses_are_told_beside_the_classes():
+    maps = np.array([[4, 4 | GLASSES, 8 | GLASSES, IGNORE]], np.uint8)
+    classes, worn = split_glasses(maps)
+    assert classes.tolist() == [[4, 4, 8, IGNORE]]
+    assert worn.tolist() == [[False, True, True, False]]
+
+
+def test_a_cache_says_whether_it_tells_glasses(tmp_path):
+    silent = load_region_cache(write_cache(tmp_path / "a"))
+    telling = load_region_cache(write_cache(tmp_path / "b", region_flags={"glasses": GLASSES}))
+    assert (silent.glasses, telling.glasses) == (False, True)
+    assert telling.subset(np.array([1])).glasses
+    assert merged(telling, telling).glasses and not merged(telling, silent).glasses

@@ -60,6 +60,8 @@ def test_images_and_labels_agree(batch, cpu):
         np.testing.assert_allclose(batch.points[k].numpy(), sample.points, atol=1e-3)
         assert (batch.visible[k].numpy() != sample.visible).mean() < 0.01
         assert (batch.region[k].numpy() != sample.region).mean() < 0.005
+        assert (batch.glasses[k].numpy() != sample.glasses).mean() < 0.001
+        assert sample.glasses.any() == sample.flags[0]
         np.testing.assert_allclose(batch.gain[k].numpy(), sample.gain, rtol=5e-3)
         difference = np.abs(batch.images[k].numpy().astype(int) - sample.image)
         assert np.quantile(difference, 0.98) <= 2 and difference.mean() < 0.3

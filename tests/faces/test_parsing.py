@@ -1,5 +1,6 @@
 """Region maps of photos: where they lie, what they hold, and the shipped networks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,37 @@ def test_sampling_agrees_with_the_crop_convention():
     torch.testing.assert_close(found, plane[[0, 4]].sum(0), atol=1e-5, rtol=0)
     middle = regions.sample(photo[3, 4:6].mean(0), "nose")
     assert float(middle) == pytest.approx(float(plane[0, 3, 4:6].mean()), abs=1e-5)
+
+
+def test_glasses_are_asked_for_by_themselves():
+    worn = torch.zeros(SIZE, SIZE)
+    worn[4:8] = 0.75
+    regions = replace(regions_of(quarters()), glasses=worn)
+    assert torch.equal(regions.mask("glasses"), worn > 0.5)
+    assert float(regions.sample(torch.tensor([50.0, 40.0]), "glasses")) == 0.75
+    assert torch.equal(regions.classes, quarters())
+    assert torch.equal(regions.seen_in((50.0, 60.0), 64.0, SIZE).probability("glasses"), worn)
+    assert regions_of(quarters()).probability("glasses").sum() == 0
+    with pytest.raises(ValueError, match="unknown region 'glasses'.* or glasses alone"):
+        regions.probability("glasses", "skin")
+
+
+class GlassesNetwork(RedNetwork):
+    """And where the green channel is high there are glasses."""
+
+    def __call__(self, crops):
+        return np.concatenate((super().__call__(crops), crops[:, 1:2]), 1)
+
+
+def test_a_parser_that_tells_glasses_gives_them_in_place():
+    photo = red_photo(np.full((64, 64), 4.0))
+    photo[..., 1] = 0
+    photo[16:24, :, 1] = 255
+    found = Parser(GlassesNetwork(), 64, "open")(photo, (-0.5, -0.5, 63.5, 63.5), expand=1.0)
+    assert found.probabilities.shape == (9, 64, 64)
+    assert torch.equal(found.mask("glasses"), torch.from_numpy(photo[..., 1] > 0))
+    plain = Parser(RedNetwork(), 64, "open")(photo, (-0.5, -0.5, 63.5, 63.5), expand=1.0)
+    assert plain.glasses is None and not plain.mask("glasses").any()
 
 
 def test_outside_is_told_apart():

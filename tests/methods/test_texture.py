@@ -245,7 +245,7 @@ def test_regions_that_hide_nothing_change_nothing(model, covered) -> None:
     torch.testing.assert_close(clear.albedo, without.albedo, atol=1e-5, rtol=0)
 
 
-def test_hair_hides_skin_but_not_the_scalp_that_wears_it() -> None:
+def test_hair_hides_skin_but_not_the_scalp_that_wears_it_and_glasses_hide_both() -> None:
     maps = torch.zeros(9, 4, 4)
     maps[REGION_NAMES.index("hair")] = 1
     regions = Regions(maps, (1.5, 1.5), 4.0)
@@ -254,6 +254,11 @@ def test_hair_hides_skin_but_not_the_scalp_that_wears_it() -> None:
     assert clear_share(points, regions, scalp).tolist() == pytest.approx([0, 1, 0.5, 1])
     cloth = Regions(maps.roll(1, 0), (1.5, 1.5), 4.0)  # background
     assert clear_share(points, cloth, scalp).tolist() == [0, 0, 0, 1]
+    skin = Regions(maps.roll(REGION_NAMES.index("skin") - REGION_NAMES.index("hair"), 0),
+                   (1.5, 1.5), 4.0)  # fmt: skip
+    assert clear_share(points, skin, scalp).tolist() == [1, 1, 1, 1]
+    behind = replace(skin, glasses=torch.ones(4, 4))
+    assert clear_share(points, behind, scalp).tolist() == [0, 0, 0, 1]
 
 
 def test_what_hides_is_wider_if_asked():

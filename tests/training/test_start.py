@@ -76,3 +76,24 @@ def test_an_open_network_does_not_start_from_research_weights(tmp_path):
 def test_what_is_neither_a_run_nor_shipped_is_refused():
     with pytest.raises(UserError, match="train it first"):
         starting_weights("parser-nobody", "open")
+
+
+def test_weights_joined_by_a_plus_are_averaged_and_keep_their_family(tmp_path):
+    means = starting_weights("parser-open+parser-research", "research")
+    first, second = (shipped_weights(f"parser-{f}") for f in ("open", "research"))
+    for name, value in means.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (first[name] + second[name]) / 2)
+        else:
+            assert torch.equal(value, first[name])
+    with pytest.raises(UserError, match="parser-research was trained on research data"):
+        starting_weights("parser-open+parser-research", "open")
+    with pytest.raises(UserError, match="cannot be averaged"):
+        starting_weights("parser-open+landmarker-open", "open")
+    named = tmp_path / "a+b"  # a run's folder may have a plus in its name
+    named.mkdir()
+    network = nn.Linear(2, 2)
+    modules = {"network": network, "averaged": network}
+    optimizer = torch.optim.AdamW(network.parameters())
+    save_checkpoint(named, modules, optimizer, {"step": 1, "recipe": {"family": "open"}})
+    assert starting_weights(named, "open").keys() == {"weight", "bias"}

@@ -10,7 +10,7 @@ import torch
 
 from lifemask.assets import UserError, sha256
 from lifemask.data.region_augment import NO_REGION_AUGMENTATION
-from lifemask.data.regions import RegionSet
+from lifemask.data.regions import GLASSES, RegionSet, split_glasses
 from lifemask.faces.parsing import load_parser
 from lifemask.nn.unet import UNet
 from lifemask.training.checkpoint import read_state
@@ -36,22 +36,29 @@ SIZE = 40
 
 
 def toy_pictures(count=12, seed=0) -> RegionSet:
-    """Heads as discs with two eyes and a mouth in colours of their own, on noise."""
+    """Heads as discs with two eyes and a mouth in colours of their own, on noise.
+
+    Every other head has a green bar of glasses over its forehead, which is skin.
+    """
     rng = np.random.default_rng(seed)
     v, u = np.mgrid[:SIZE, :SIZE]
     palette = np.array(
         [[0, 0, 0]] + [[200, 40, 60], [30, 60, 220], [0, 0, 0], [210, 170, 140]] + [[0, 0, 0]] * 4
     )
     regions = np.full((count, SIZE, SIZE), 8, np.uint8)
+    worn = np.zeros(regions.shape, bool)
     for i in range(count):
         cu, cv = rng.uniform(16, 24, 2)
         regions[i][(u - cu) ** 2 + (v - cv) ** 2 < 144] = 4
         for side in (-5, 5):
             regions[i][(u - cu - side) ** 2 + (v - cv + 4) ** 2 < 6] = 2
         regions[i][(abs(u - cu) < 5) & (abs(v - cv - 6) < 2)] = 1
+        worn[i] = (i % 2 == 0) & (regions[i] == 4) & (abs(v - cv + 8) < 2)
     noise = rng.integers(0, 60, (count, SIZE, SIZE, 3))
-    images = np.clip(palette[regions] + noise, 0, 255).astype(np.uint8)
-    return RegionSet("toy", (images,), (regions,), SIZE / 1.25)
+    colours = np.where(worn[..., None], [40, 190, 60], palette[regions])
+    images = np.clip(colours + noise, 0, 255).astype(np.uint8)
+    labels = regions + GLASSES * worn.astype(np.uint8)
+    return RegionSet("toy", (images,), (labels,), SIZE / 1.25, glasses=True)
 
 
 def toy_corpus() -> Corpus:
@@ -74,11 +81,39 @@ def test_a_small_parser_learns_the_toy_regions(tmp_path):
     after = evaluate(network, toy_corpus().held_out)
     assert after["toy"] > 0.65
     assert after["toy"] == pytest.approx(
-        np.mean([v for k, v in after.items() if k.startswith("toy/")])
+        np.mean([v for k, v in after.items() if k.startswith("toy/") and k != "toy/glasses"])
     )
     assert {k.removeprefix("toy/") for k in after} - {"toy"} == {
-        "lips", "eyes", "skin", "background",
+        "lips", "eyes", "skin", "background", "glasses",
     }  # fmt: skip
+    assert after["toy/glasses"] > 0.25
+    for without in (replace(recipe.loss, glasses=0.0), replace(recipe.loss, lovasz=1.0)):
+        changed = replace(recipe, loss=without)
+        config = config_for(changed, tmp_path / str(without.glasses))
+        found = evaluate(run_training(changed, toy_corpus(), config), toy_corpus().held_out)
+        assert (found["toy/glasses"] > 0.25) == (without.glasses > 0)
+
+
+def test_a_network_without_glasses_learns_the_same_regions_and_tells_none(tmp_path):
+    recipe = toy_recipe(2, evaluate_every=0)
+    recipe = replace(recipe, net=replace(recipe.net, glasses=False))
+    network = run_training(recipe, toy_corpus(), config_for(recipe, tmp_path))
+    assert "toy/glasses" not in evaluate(network, toy_corpus().held_out)
+    found, wanted = predict(network, toy_pictures(2))
+    assert not split_glasses(found)[1].any() and split_glasses(wanted)[1].any()
+
+
+def test_weights_without_glasses_start_a_network_that_tells_them(tmp_path):
+    plain = toy_recipe(2, evaluate_every=0, net=replace(smoke().net, glasses=False))
+    run_training(plain, toy_corpus(), config_for(plain, tmp_path / "plain"))
+    recipe = toy_recipe(2)
+    before, after = UNet(plain.net).eval(), UNet(recipe.net).eval()
+    before.load_state_dict(initial_weights(str(tmp_path / "plain"), plain))
+    after.load_state_dict(initial_weights(str(tmp_path / "plain"), recipe))
+    crops = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(after(crops)[:, :9], before(crops))
+        assert (after(crops)[:, 9] == -4).all()
 
 
 def test_a_run_that_is_cut_short_ends_like_one_that_is_not(tmp_path):
@@ -159,11 +194,13 @@ def test_prediction_is_of_the_nominal_view_in_the_sets_order():
     found, wanted = predict(network, pictures, count=3, batch=2)
     assert found.shape == wanted.shape == (3, 32, 32)
     with torch.no_grad():
-        expected = network(predict_inputs(pictures, 32)[:3]).argmax(1)
-    assert np.array_equal(found, expected.numpy())
+        scores = network(predict_inputs(pictures, 32)[:3])
+    classes, worn = split_glasses(found)
+    assert np.array_equal(classes, scores[:, :9].argmax(1).numpy())
+    assert np.array_equal(worn, (scores[:, 9] > 0).numpy()) and worn.any()
 
 
-def write_cache(folder, licence):
+def write_cache(folder, licence, told=True):
     pictures = toy_pictures(6)
     folder.mkdir()
     shards = []
@@ -173,6 +210,7 @@ def write_cache(folder, licence):
         np.save(folder / entry["regions"], pictures.regions[0][n * 3 : n * 3 + 3])
         shards.append(entry)
     header = {"licence": licence, "nominal_side_px": SIZE / 1.25, "shards": shards}
+    header |= {"region_flags": {"glasses": GLASSES}} if told else {}
     (folder / "header.json").write_text(json.dumps(header))
     return folder
 
@@ -196,6 +234,14 @@ def test_open_refuses_research_renders_and_research_needs_portraits(tmp_path):
     assert not np.array_equal(held.images[0], kept.images[0])
 
 
+def test_renders_that_do_not_tell_glasses_are_refused_unless_they_are_not_asked_for(tmp_path):
+    old = write_cache(tmp_path / "old", "open", told=False)
+    recipe = replace(smoke(), held_out_renders=1)
+    with pytest.raises(UserError, match="do not tell glasses: make them anew"):
+        load_corpus(recipe, [old])
+    assert load_corpus(replace(recipe, net=replace(recipe.net, glasses=False)), [old])
+
+
 def test_the_command_trains_and_its_export_runs_alike_in_both_engines(tmp_path, monkeypatch):
     cache, run, weights = write_cache(tmp_path / "a", "open"), tmp_path / "run", tmp_path / "w"
     words = ["--recipe", "smoke", "--cache", str(cache), "--run", str(run), "--steps", "3"]
@@ -210,14 +256,14 @@ def test_the_command_trains_and_its_export_runs_alike_in_both_engines(tmp_path, 
     export_main([*names, *where, "--commit", "abc"])
     card = json.loads((weights / "parser-open.json").read_text())
     assert card["measured"] == {"mean IoU, renders-open": "87.5 % (7)"}
-    assert card["classes"] == list(REGION_NAMES) and card["crops_seen"] == 12
+    assert card["classes"] == list(REGION_NAMES) and card["glasses"] and card["crops_seen"] == 12
     assert all(sha256(weights / file) == digest for file, digest in card["sha256"].items())
     monkeypatch.setenv("LIFEMASK_WEIGHTS", str(weights))
     crops = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     onnx, torch_engine = load_parser("open"), load_parser("open", "torch")
     for count in (1, 2, 5):
         found, expected = (p.predict_crops(crops[:count]) for p in (onnx, torch_engine))
-        assert found.shape == (count, 9, 32, 32)
+        assert found.shape == (count, 10, 32, 32)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lifemask.assets import UserError
+from lifemask.data.regions import GLASSES
 from lifemask.types import REGION_NAMES
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def write_shard(generator: Generator, folder: Path, shard: int, count: int) -> N
     indices = list(range(first, first + count))
     samples = render_samples(generator, generator.banks(shard), indices)
     for k, sample in enumerate(samples):
-        images[k], regions[k] = sample.image, sample.region
+        images[k] = sample.image
+        regions[k] = sample.region | np.uint8(GLASSES) * sample.glasses
         for name, value in _label_row(sample).items():
             rows.setdefault(name, []).append(value)
     labels: dict[str, NDArray] = {name: np.stack(values) for name, values in rows.items()}
@@ -123,6 +125,7 @@ def write_header(config: SyntheticConfig, folder: Path, model: FaceModel, count:
         "shard_size": config.shard_size,
         "bank_size": config.bank_size,
         "region_names": list(REGION_NAMES),
+        "region_flags": {"glasses": GLASSES},
         "shards": [
             {
                 "images": f"images-{n}.npy",

@@ -91,8 +91,10 @@ def render_scene(generator: Generator, banks: Banks, scene: Scene) -> tuple[Samp
     visible = visible_points(generator, scene, shot, screen)
     region = _regions(generator, banks, scene, shot)
     linear = glazed(scene, shot)
+    glasses = framed(shot)
     if scene.lens is not None and scene.lens.dark:
         region[shot.cover > 0.5] = regions.SKIN
+        glasses |= shot.cover > 0.5
     gain = photo.exposure_gain(scene.exposure, linear, points[::7])
     image = photo.photograph(linear, gain, scene.faults)
     outfit = scene.outfit
@@ -108,6 +110,7 @@ def render_scene(generator: Generator, banks: Banks, scene: Scene) -> tuple[Samp
         age=scene.age,
         flags=flags,
         region=region,
+        glasses=glasses,
         sh=scene.light.sh,
         key_direction=scene.light.key_direction,
         key_colour=scene.light.key_colour,
@@ -156,6 +159,16 @@ def glass_cover(scene: Scene, depth: NDArray[np.float32], ss: int) -> NDArray[np
     sheen = np.linspace(*lens.sheen, size, dtype=np.float32)[:, None]
     alpha = np.float32(lens.alpha) * (sheen if lens.dark else np.ones_like(sheen))
     return np.minimum(cover, 1) * alpha
+
+
+def framed(shot: Shot) -> NDArray[np.bool_]:
+    """Pixels (size, size) of which a frame of glasses covers half or more."""
+    size = len(shot.cover)
+    ss = len(shot.ids) // size
+    frame = np.append(shot.soup.material == kernels.FRAME, False)
+    if not frame.any():
+        return np.zeros((size, size), np.bool_)
+    return frame[shot.ids].reshape(size, ss, size, ss).mean((1, 3)) >= 0.5
 
 
 def glazed(scene: Scene, shot: Shot) -> NDArray[np.float32]:

@@ -25,7 +25,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from lifemask.assets import UserError
-from lifemask.data.regions import IGNORE, SQUARE_EXPAND, RegionSet
+from lifemask.data.regions import GLASSES, IGNORE, SQUARE_EXPAND, RegionSet
 from lifemask.faces.crop import crop_square, square_box
 
 DOWNLOAD = "https://github.com/microsoft/FaceSynthetics"
@@ -35,6 +35,7 @@ CLASSES = (
     "glasses", "headwear", "facewear",
 )  # fmt: skip
 TO_REGION = (8, 4, 0, 2, 2, 3, 3, 6, 6, 5, 1, 1, 6, 7, 4, 8, 4, 7, 8)  # by official class id
+GLASSES_CLASS = CLASSES.index("glasses")
 SIZE = 384
 EXPAND = 1.6  # side of the stored picture in landmark squares: room to turn and shift the view
 HELD_OUT = 10
@@ -67,7 +68,7 @@ def load_facesynthetics(
         reader = _Reader(names, read, str(path))
         parts = [reader.item(stem) for stem in stems[:limit]]
     images, regions = (np.stack(column) for column in zip(*parts, strict=True))
-    full = RegionSet("facesynthetics", (images,), (regions,), SIZE * SQUARE_EXPAND / EXPAND)
+    full = RegionSet("facesynthetics", (images,), (regions,), SIZE * SQUARE_EXPAND / EXPAND, True)
     order = np.random.default_rng(SPLIT_SEED).permutation(len(full))
     cut = len(full) - held_out
     if cut < 1:
@@ -93,13 +94,16 @@ def read_portraits(
 
 
 def regions_from_classes(classes: UInt8[ndarray, "h w"]) -> UInt8[ndarray, "h w"]:
-    """Our region ids (h, w) from the official class ids; 255 stays `IGNORE`.
+    """Our region ids (h, w), glasses flagged, from the official class ids; 255 stays `IGNORE`.
+
+    The official class shows frames and dark glass; what lies behind clear glass is labelled.
 
     Raises:
         UserError: an id that is neither a class nor 255.
     """
     table = np.full(256, 254, np.uint8)
     table[: len(TO_REGION)] = TO_REGION
+    table[GLASSES_CLASS] |= GLASSES
     table[255] = IGNORE
     regions = table[classes]
     if (regions == 254).any():

@@ -22,7 +22,7 @@ from lifemask.data.augment import (
     draw_views,
     warp,
 )
-from lifemask.data.regions import IGNORE, RegionSet
+from lifemask.data.regions import GLASSES, IGNORE, RegionSet
 from lifemask.types import REGION_NAMES
 
 BACKGROUND = REGION_NAMES.index("background")
@@ -71,7 +71,7 @@ def draw_batch(
 
     Returns:
         Views in [0, 1] (b, size, size, 3) float32 and their maps (b, size, size), `IGNORE` outside
-        the picture.
+        the picture; `GLASSES` is added where the source tells it (`regions.split_glasses`).
     """
     images, regions = source.gather(ids)
     side = source.view_side_px * config.zoom
@@ -88,7 +88,10 @@ def draw_batch(
 def warp_regions(
     regions: UInt8[ndarray, "b s s"], view: View, size: int
 ) -> UInt8[ndarray, "b size size"]:
-    """Views of region maps: the class with the largest bilinear weight; `IGNORE` outside."""
+    """Views of region maps: the class with the largest bilinear weight; `IGNORE` outside.
+
+    `GLASSES` is told where it has half of the weight, whatever the class.
+    """
     inverse = np.linalg.inv(view.matrix)
     back = -(inverse @ view.offset[..., None])[..., 0]
     out = np.empty((len(regions), size, size), np.uint8)
@@ -108,7 +111,7 @@ def occlude(
     donors = rng.integers(0, count, count)
     for i in np.nonzero(rng.random(count) < chance)[0]:
         strokes = _fingers(rng, size) if rng.random() < 0.45 else _bar(rng, size)
-        skin = crops[i][maps[i] == SKIN]
+        skin = crops[i][maps[i] == SKIN]  # bare: glasses carry a flag
         if len(skin) and rng.random() < 0.6:
             colour = skin.mean(0) * np.exp(rng.normal(0, 0.25)) + rng.normal(0, 8, 3)
         else:
@@ -215,7 +218,24 @@ def _warp_regions(regions, inverse, back, out):  # pragma: no cover - compiled
                 fx, fy = x - np.float32(x0), y - np.float32(y0)
                 w00 = (1 - fx) * (1 - fy)
                 w01, w10, w11 = fx * (1 - fy), (1 - fx) * fy, fx * fy
-                out[b, i, j] = _heaviest(r00, r01, r10, r11, w00, w01, w10, w11)
+                worn = _worn(r00) * w00 + _worn(r01) * w01 + _worn(r10) * w10 + _worn(r11) * w11
+                c00, c01, c10, c11 = _bare(r00), _bare(r01), _bare(r10), _bare(r11)
+                found = _heaviest(c00, c01, c10, c11, w00, w01, w10, w11)
+                if found != IGNORE and worn >= np.float32(0.5):
+                    found |= np.uint8(GLASSES)
+                out[b, i, j] = found
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _worn(label):  # pragma: no cover - compiled
+    """1 for glasses."""
+    return np.float32(1) if label != IGNORE and label & np.uint8(GLASSES) else np.float32(0)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _bare(label):  # pragma: no cover - compiled
+    """The class alone."""
+    return label if label == IGNORE else label & np.uint8(GLASSES - 1)
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from numpy import ndarray
 
 from lifemask.assets import UserError
@@ -14,6 +14,7 @@ from lifemask.data.base import read_cache_header
 from lifemask.types import REGION_NAMES
 
 IGNORE = 255  # pixels without a label: training and scores leave them out
+GLASSES = 0x10  # added to the class of pixels that show a frame of glasses or dark glass
 SQUARE_EXPAND = 1.25  # side of the parser's nominal view in units of the landmark square
 
 
@@ -24,15 +25,18 @@ class RegionSet:
     Attributes:
         name: of the source, e.g. "renders", "facesynthetics".
         images: one (m, s, s, 3) uint8 sRGB array per shard; all shards have the same s.
-        regions: one (m, s, s) uint8 array per shard: ids of `types.REGION_NAMES`, or `IGNORE`.
+        regions: one (m, s, s) uint8 array per shard: ids of `types.REGION_NAMES`, `GLASSES` added
+            where those are told, or `IGNORE`.
         view_side_px: side of the parser's nominal view (`SQUARE_EXPAND` landmark squares), centred
             in the picture, in picture px.
+        glasses: whether `GLASSES` is told at all.
     """
 
     name: str
     images: tuple[UInt8[ndarray, "m s s 3"], ...]
     regions: tuple[UInt8[ndarray, "m s s"], ...]
     view_side_px: float
+    glasses: bool = False
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -51,7 +55,15 @@ class RegionSet:
     def subset(self, ids: Int[ndarray, "m"]) -> RegionSet:
         """A set of some of the pictures, copied into memory."""
         images, regions = self.gather(ids)
-        return RegionSet(self.name, (images,), (regions,), self.view_side_px)
+        return replace(self, images=(images,), regions=(regions,))
+
+
+def split_glasses(
+    maps: UInt8[ndarray, "*n"],
+) -> tuple[UInt8[ndarray, "*n"], Bool[ndarray, "*n"]]:
+    """Class ids, or `IGNORE`, and where there are glasses, from maps that tell both."""
+    known = maps != IGNORE
+    return np.where(known, maps & np.uint8(GLASSES - 1), maps), known & ((maps & GLASSES) > 0)
 
 
 def merged(first: RegionSet, second: RegionSet) -> RegionSet:
@@ -64,7 +76,8 @@ def merged(first: RegionSet, second: RegionSet) -> RegionSet:
     if sizes[0] != sizes[1]:
         raise ValueError(f"sets of pictures {sizes[0]} and {sizes[1]} do not go together")
     images, regions = first.images + second.images, first.regions + second.regions
-    return RegionSet(first.name, images, regions, first.view_side_px)
+    told = first.glasses and second.glasses
+    return replace(first, images=images, regions=regions, glasses=told)
 
 
 def load_region_cache(
@@ -93,7 +106,8 @@ def load_region_cache(
     images = tuple(_mapped(folder / s["images"]) for s in names)
     regions = tuple(_mapped(folder / s["regions"]) for s in names)
     side = float(header["nominal_side_px"]) * SQUARE_EXPAND
-    return RegionSet("renders", images, regions, side)
+    told = header.get("region_flags", {}).get("glasses") == GLASSES
+    return RegionSet("renders", images, regions, side, told)
 
 
 def _mapped(path: Path) -> ndarray:

@@ -114,6 +114,8 @@ class Sample:
         age: of skin and hair, in [0, 1].
         flags: (3,) glasses, beard, occluder.
         region: (size, size) uint8, index into `types.REGION_NAMES`.
+        glasses: (size, size) pixels that show a frame of glasses or dark glass, whatever their
+            region is.
         sh: (9, 3) radiance coefficients of the light (`types.Lighting`), without the key light.
         key_direction: (3,) unit, camera frame; key_colour: (3,) irradiance / pi, 0 without a key.
         gain: (3,) exposure and white balance: linear radiance times this enters the camera.
@@ -132,6 +134,7 @@ class Sample:
     age: float
     flags: NDArray[np.bool_]
     region: NDArray[np.uint8]
+    glasses: NDArray[np.bool_]
     sh: NDArray[np.float32]
     key_direction: NDArray[np.float32]
     key_colour: NDArray[np.float32]

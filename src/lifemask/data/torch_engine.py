@@ -21,7 +21,7 @@ from torch import Tensor
 from lifemask.data import _synthetic_regions as regions
 from lifemask.data import _torch_raster as raster
 from lifemask.data import _torch_shade as shade
-from lifemask.data._synthetic_kernels import MATERIALS, NO_UV
+from lifemask.data._synthetic_kernels import FRAME, MATERIALS, NO_UV
 from lifemask.data._synthetic_render import VISIBLE_TOLERANCE_MM
 from lifemask.data._synthetic_scene import ORTHOGRAPHIC_MM
 from lifemask.data._synthetic_truth import LandmarkTruth, Maps, model_points
@@ -78,6 +78,7 @@ class RenderBatch:
         points: (b, n, 3) the rig's label landmarks, (u, v, w) in px.
         visible: (b, n).
         region: (b, s, s) uint8, index into `types.REGION_NAMES`.
+        glasses: (b, s, s) pixels that show a frame of glasses or dark glass.
         gain: (b, 3) exposure and white balance.
         linear: (b, s, s, 3) radiance before exposure, glass included.
         landmarks: further sets by name, if asked for.
@@ -89,6 +90,7 @@ class RenderBatch:
     points: Float[Tensor, "b n 3"]
     visible: Bool[Tensor, "b n"]
     region: UInt8[Tensor, "b s s"]
+    glasses: Bool[Tensor, "b s s"]
     gain: Float[Tensor, "b 3"]
     linear: Float[Tensor, "b s s 3"]
     landmarks: Mapping[str, BatchLandmarks]
@@ -99,7 +101,7 @@ class RenderBatch:
         """The batch as the CPU generator's samples, in numpy arrays."""
         fields = {
             name: getattr(self, name).cpu().numpy()
-            for name in ("images", "points", "visible", "region", "gain")
+            for name in ("images", "points", "visible", "region", "glasses", "gain")
         }
         sets = {name: truth.numpy() for name, truth in self.landmarks.items()}
         maps = self.maps.numpy() if self.maps is not None else None
@@ -178,12 +180,13 @@ class TorchEngine:
         }  # fmt: skip
         region = self._regions(surfaces, scenes, banks, inverse, ids, ss)
         region = region.masked_fill(hidden, regions.SKIN)
+        glasses = hidden | _framed(surfaces.material, ids, ss)
         linear = self._glazed(scenes, linear, cover)
         gain = exposure_gains([s.exposure for s in scenes], linear, labels.image_px[:, ::7])
         images = photograph_batch(linear.clone(), gain, [s.faults for s in scenes])
         truth = self._maps(surfaces, views, cover, linear, config.size) if maps else None
         return RenderBatch(
-            images, labels.image_px, labels.visible, region, gain, linear, further, truth,
+            images, labels.image_px, labels.visible, region, glasses, gain, linear, further, truth,
             tuple(scenes),
         )  # fmt: skip
 
@@ -340,6 +343,7 @@ def _sample(scene: Scene, fields, sets, maps, k: int) -> Sample:
         age=scene.age,
         flags=np.array([outfit.glasses != "", outfit.beard != "", len(outfit.occluders) > 0]),
         region=fields["region"][k],
+        glasses=fields["glasses"][k],
         sh=scene.light.sh,
         key_direction=scene.light.key_direction,
         key_colour=scene.light.key_colour,
@@ -365,6 +369,14 @@ def _visible(fine: Float[Tensor, "b n 3"], inverse: Float[Tensor, "b s s"]) -> B
             limit = VISIBLE_TOLERANCE_MM if dx == dy == 0 else VISIBLE_TOLERANCE_MM / 3
             seen |= inside & (near > 0) & (distance - 1 / near < limit)
     return seen
+
+
+def _framed(
+    material: UInt8[Tensor, "f"], ids: Int[Tensor, "b n n"], ss: int
+) -> Bool[Tensor, "b s s"]:
+    """Pixels of which a frame of glasses covers half or more."""
+    frame = (material[ids.clamp(min=0)] == FRAME) & (ids >= 0)
+    return torch.nn.functional.avg_pool2d(frame.float(), ss) >= 0.5
 
 
 def _at(mask: Bool[Tensor, "b s s"], screen: Float[Tensor, "b n 3"]) -> Bool[Tensor, "b n"]:

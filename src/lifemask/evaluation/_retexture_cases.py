@@ -170,7 +170,8 @@ def _lit_head(generator: Any, banks: Any, scene: Any, lights: int) -> FaceCase:
     from lifemask.data._synthetic_surroundings import draw_light
     from lifemask.data._synthetic_truth import create_maps
 
-    model, photos, shining, maps, region = generator.rig.model, [], [], None, None
+    model, photos, shining = generator.rig.model, [], []
+    maps = region = glasses = None
     for k in range(lights):
         rng = np.random.default_rng([generator.config.seed, 11, scene.index, k])
         lit = replace(
@@ -181,15 +182,17 @@ def _lit_head(generator: Any, banks: Any, scene: Any, lights: int) -> FaceCase:
         photos.append(torch.from_numpy(sample.image.copy()).permute(2, 0, 1).float() / 255)
         shining.append(_all_light(sample, torch.from_numpy(sample.gain)))
         if maps is None:
-            maps, region = create_maps(generator, banks, lit, shot), sample.region
-    assert maps is not None and region is not None
+            maps = create_maps(generator, banks, lit, shot)
+            region, glasses = sample.region, sample.glasses
+    assert maps is not None and region is not None and glasses is not None
     rng = np.random.default_rng([generator.config.seed, 12, scene.index])
     new = [_all_light(draw_light(generator.surroundings, rng, None)) for _ in range(lights)]
     geometry = Geometry(
         torch.from_numpy(scene.head_mm), model.topology.faces, scene.view.camera(), model.name
     )
     clear = torch.from_numpy(maps.model & (maps.glass < 0.5))
-    case = _posed(str(scene.index), torch.stack(photos), geometry, model, _one_hot(region), clear)
+    told = replace(_one_hot(region), glasses=torch.from_numpy(glasses).float())
+    case = _posed(str(scene.index), torch.stack(photos), geometry, model, told, clear)
     bearded = torch.from_numpy(maps.material == kernels.BEARD)
     pixels = torch.from_numpy(maps.albedo).permute(2, 0, 1)
     skin = torch.from_numpy(scene.tone.albedo(banks.skins[scene.tone.skin])).permute(2, 0, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 
 from lifemask.data.regions import IGNORE
@@ -42,6 +42,12 @@ def intersection_over_union(confusion: Int[ndarray, "*b c c"]) -> Float[ndarray,
 def mean_iou(confusion: Int[ndarray, "*b c c"]) -> Float[ndarray, "*b"]:
     """Mean of the IoU over the classes that occur (true or found), (*b,) in [0, 1]."""
     return np.nanmean(intersection_over_union(confusion), axis=-1)
+
+
+def mask_iou(found: Bool[ndarray, "*n"], wanted: Bool[ndarray, "*n"]) -> float:
+    """IoU of two masks, pixels of all pictures together; NaN where neither has any."""
+    union = int((found | wanted).sum())
+    return int((found & wanted).sum()) / union if union else float("nan")
 
 
 def score_regions(

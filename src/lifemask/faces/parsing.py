@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ from lifemask.types import REGION_NAMES, Face, Landmarks
 log = logging.getLogger(__name__)
 Family = Literal["open", "research"]
 UNKNOWN = 255  # id of pixels outside the parsed square
+GLASSES = "glasses"  # what may be in front of any class
 EXPAND = 1.25  # side of the parsed square in units of the landmark square, as in training
 
 
@@ -35,11 +36,14 @@ class Regions:
         center_px: (u, v) of the square's centre in photo px.
         side_px: side of the square in photo px. A pixel of the maps lies in the photo where a pixel
             of a `types.Crop` with the same numbers lies.
+        glasses: (s, s) in [0, 1], probability that a frame of glasses or dark glass is in front,
+            whatever the class; None where the parser does not tell.
     """
 
     probabilities: Float[Tensor, "9 s s"]
     center_px: tuple[float, float]
     side_px: float
+    glasses: Float[Tensor, "s s"] | None = None
 
     @property
     def classes(self) -> UInt8[Tensor, "s s"]:
@@ -49,17 +53,26 @@ class Regions:
     def probability(self, *names: str) -> Float[Tensor, "s s"]:
         """Probability (s, s) that a pixel belongs to one of the named regions.
 
+        "glasses", by itself, is the probability of glasses in front; 0 where they are not told.
+
         Raises:
             ValueError: an unknown name.
         """
+        if names == (GLASSES,):
+            none = torch.zeros_like(self.probabilities[0])
+            return none if self.glasses is None else self.glasses
         return self.probabilities[_ids(names)].sum(0)
 
     def mask(self, *names: str) -> Bool[Tensor, "s s"]:
         """Pixels (s, s) whose most probable class is one of the named regions.
 
+        "glasses", by itself: where they are more likely than not.
+
         Raises:
             ValueError: an unknown name.
         """
+        if names == (GLASSES,):
+            return self.probability(GLASSES) > 0.5
         ids = torch.tensor(_ids(names), device=self.probabilities.device)
         return torch.isin(self.classes, ids)
 
@@ -70,7 +83,7 @@ class Regions:
 
         Args:
             points: (*n, 2) photo px (u, v); what is not finite counts as outside.
-            *names: regions, summed.
+            *names: regions, summed, or "glasses".
             outside: value for points outside the parsed square.
 
         Raises:
@@ -92,7 +105,7 @@ class Regions:
             (own - other + side_px / 2) * zoom - 0.5
             for own, other in zip(self.center_px, center_px, strict=True)
         ]
-        return Regions(self.probabilities, (moved[0], moved[1]), self.side_px * zoom)
+        return replace(self, center_px=(moved[0], moved[1]), side_px=self.side_px * zoom)
 
     def photo_classes(self, height: int, width: int) -> UInt8[Tensor, "h w"]:
         """Class ids (height, width) at every photo pixel, `UNKNOWN` outside the parsed square."""
@@ -110,8 +123,8 @@ class Regions:
 class RegionNetwork(Protocol):
     """Crops to class probabilities, whatever runs the network."""
 
-    def __call__(self, crops: Float[ndarray, "b 3 s s"], /) -> Float[ndarray, "b 9 s s"]:
-        """Probabilities of float32 crops in [0, 1]."""
+    def __call__(self, crops: Float[ndarray, "b 3 s s"], /) -> Float[ndarray, "b c s s"]:
+        """Probabilities of float32 crops in [0, 1]: nine classes, then glasses if told."""
         ...
 
 
@@ -156,12 +169,17 @@ class Parser:
         crop = crop_square(image, center, side * expand, self.size)
         found = self.predict_crops(crop.image.rot90(turns, (1, 2))[None], flip_average)[0]
         upright = found.rot90(-turns, (1, 2)).contiguous()
-        return Regions(upright, crop.center_px, crop.side_px)
+        classes = len(REGION_NAMES)
+        glasses = upright[classes] if len(upright) > classes else None
+        return Regions(upright[:classes], crop.center_px, crop.side_px, glasses)
 
     def predict_crops(
         self, crops: Float[Tensor, "b 3 s s"], flip_average: bool = False
-    ) -> Float[Tensor, "b 9 s s"]:
-        """Probabilities (b, 9, size, size) of crops in sRGB [0, 1]; no class has a side.
+    ) -> Float[Tensor, "b c s s"]:
+        """Probabilities (b, c, size, size) of crops in sRGB [0, 1]; no class has a side.
+
+        The first nine are the classes', which sum to 1; a tenth is that of glasses, if the network
+        tells them.
 
         Raises:
             ValueError: crops of another size than the network's.
@@ -228,7 +246,8 @@ def _square(face: Face | Landmarks | Box) -> tuple[tuple[tuple[float, float], fl
 def _ids(names: tuple[str, ...]) -> list[int]:
     unknown = [name for name in names if name not in REGION_NAMES]
     if unknown:
-        raise ValueError(f"unknown region {unknown[0]!r}; valid: {', '.join(REGION_NAMES)}")
+        valid = f"{', '.join(REGION_NAMES)}, or {GLASSES} alone"
+        raise ValueError(f"unknown region {unknown[0]!r}; valid: {valid}")
     return [REGION_NAMES.index(name) for name in names]
 
 

@@ -179,11 +179,12 @@ class FrozenParser(nn.Module):
 
     def forward(self, crops: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c s s"]:
         """Logits of crops in sRGB [0, 1], differentiable in the crops."""
+        classes = len(REGION_NAMES)  # glasses, if told, come last
         if not self.half_precision:
-            return self.net(crops)
+            return self.net(crops)[:, :classes]
         crops = crops.contiguous(memory_format=torch.channels_last)
         with torch.autocast(crops.device.type, torch.bfloat16):
-            return self.net(crops).float()
+            return self.net(crops)[:, :classes].float()
 
 
 def load_frozen_parser(family: Family = "open", half: bool = False) -> FrozenParser:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lifemask.facemodel.base import Topology
-from lifemask.faces.parsing import Regions
+from lifemask.faces.parsing import GLASSES, Regions
 
 
 def uv_islands(topology: Topology) -> np.ndarray:
@@ -102,8 +102,8 @@ def clear_share(
 ) -> Float[Tensor, "t"]:
     """How far the photo shows the head's own surface (t,), in [0, 1], not what hides it.
 
-    Hands, objects, cloth and the mouth's inside hide everywhere; hair hides except on the scalp,
-    which wears it. Texels outside the parsed square count as clear.
+    Hands, objects, cloth, frames of glasses, dark glass and the mouth's inside hide everywhere;
+    hair hides except on the scalp, which wears it. Texels outside the parsed square count as clear.
 
     Args:
         points_px: (t, 2) where the texels lie in the photo that the regions describe.
@@ -118,7 +118,8 @@ def clear_share(
         return torch.stack([clear_share(points, regions, scalp) for points in moved]).amin(0)
     hidden = regions.sample(points_px, *_HIDDEN, outside=0.0)
     hair = regions.sample(points_px, "hair", outside=0.0)
-    blocked = hidden + (1 - scalp) * hair
+    glasses = regions.sample(points_px, GLASSES, outside=0.0)
+    blocked = torch.maximum(hidden + (1 - scalp) * hair, glasses)
     t = ((blocked - _SURE[0]) / (_SURE[1] - _SURE[0])).clamp(0, 1)
     return 1 - t * t * (3 - 2 * t)
 

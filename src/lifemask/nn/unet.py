@@ -23,6 +23,9 @@ from torch.nn import functional
 
 from lifemask.nn.blocks import ConvUnit
 
+_NO_GLASSES = -4.0
+"""First score of glasses: 2 % of the pixels."""
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -35,6 +38,7 @@ class UNetConfig:
         widths: channels of the levels, finest first.
         down: 3x3 convolutions per level on the way down; a tuple, finest first, if they differ.
         up: 3x3 convolutions per level on the way up.
+        glasses: one more score per pixel, behind those of the classes: glasses in front of it.
         merge: how the way up takes in the way down: "cat" (paper) or "add" (half the channels).
     """
 
@@ -45,6 +49,7 @@ class UNetConfig:
     down: int | tuple[int, ...] = 2
     up: int = 2
     merge: Literal["cat", "add"] = "cat"
+    glasses: bool = False
 
     def __post_init__(self) -> None:
         """Check that the levels fit the size."""
@@ -55,6 +60,11 @@ class UNetConfig:
             raise ValueError(f"down has {len(self.convolutions)} levels, widths {len(self.widths)}")
         if self.merge not in ("cat", "add"):
             raise ValueError(f"unknown merge {self.merge!r}; valid: cat, add")
+
+    @property
+    def scores(self) -> int:
+        """Scores per pixel: the classes, then glasses if they are told."""
+        return self.classes + self.glasses
 
     @property
     def convolutions(self) -> tuple[int, ...]:
@@ -83,7 +93,7 @@ class UNet(nn.Module):
         )
         wider = 2 if config.merge == "cat" else 1
         self.up = nn.ModuleList(_units(wider * w, w, config.up) for w in widths[:-1])
-        self.head = nn.Conv2d(widths[0], config.classes * config.fold**2, 1)
+        self.head = nn.Conv2d(widths[0], config.scores * config.fold**2, 1)
 
     def forward(self, crops: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c s s"]:
         """Scores (logits) of crops in sRGB [0, 1] (b, 3, size, size)."""
@@ -98,6 +108,22 @@ class UNet(nn.Module):
             merged = torch.cat((skip, lifted), 1) if self.config.merge == "cat" else skip + lifted
             x = self.up[number](merged)
         return functional.pixel_shuffle(self.head(x), self.config.fold)
+
+
+def told_glasses(weights: Mapping[str, Tensor], network: UNet) -> dict[str, Tensor]:
+    """Weights that tell glasses from those that do not, for a network that does.
+
+    Nothing is glasses at first, and the classes' scores are those of before. Weights that have
+    the score already come back as they are.
+    """
+    config = network.config
+    out, rows = dict(weights), config.classes * config.fold**2
+    if config.glasses and len(out["head.bias"]) == rows:
+        weight, bias = out["head.weight"], out["head.bias"]
+        new = len(network.head.bias) - rows  # pyright: ignore[reportArgumentType]
+        out["head.weight"] = torch.cat((weight, weight.new_zeros(new, *weight.shape[1:])))
+        out["head.bias"] = torch.cat((bias, bias.new_full((new,), _NO_GLASSES)))
+    return out
 
 
 def grown(weights: Mapping[str, Tensor], network: UNet) -> dict[str, Tensor]:
@@ -176,8 +202,13 @@ class RegionExport(nn.Module):
         self.net = net
 
     def forward(self, crops: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c s s"]:
-        """Probabilities (b, classes, size, size) that sum to 1 over the classes."""
-        return self.net(crops).softmax(1)
+        """Probabilities (b, classes, size, size) that sum to 1, then that of glasses if told."""
+        scores = self.net(crops)
+        classes = self.net.config.classes
+        shares = scores[:, :classes].softmax(1)
+        if not self.net.config.glasses:
+            return shares
+        return torch.cat((shares, scores[:, classes:].sigmoid()), 1)
 
 
 def config_from_dict(values: Mapping[str, Any]) -> UNetConfig:

@@ -19,7 +19,7 @@ from torch import Tensor
 from lifemask.assets import UserError
 from lifemask.data.base import CropSet
 from lifemask.data.region_augment import NO_REGION_AUGMENTATION, RegionAugmentConfig, draw_batch
-from lifemask.data.regions import IGNORE, RegionSet, load_region_cache, merged
+from lifemask.data.regions import IGNORE, RegionSet, load_region_cache, merged, split_glasses
 from lifemask.training.crop_sources import renders_tag
 from lifemask.training.inpaint_masks import draw_hole
 from lifemask.training.inpaint_recipes import HoleConfig, InpaintRecipe
@@ -128,7 +128,7 @@ def cut_out(
 ) -> InpaintBatch:
     """One picture of a set with a hole, as a batch of one."""
     crops, maps = draw_batch(rng, source, np.array([number]), augment, size)
-    region: UInt8[ndarray, "s s"] = maps[0]
+    region: UInt8[ndarray, "s s"] = split_glasses(maps[0])[0]
     hole, known = draw_hole(rng, region < FACE_CLASSES, region == IGNORE, holes)
     masks = (torch.from_numpy(m[None, None].astype(np.float32)) for m in (known, hole))
     return InpaintBatch(torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous(), *masks)

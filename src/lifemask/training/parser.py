@@ -14,9 +14,21 @@ from torch import Tensor, nn
 from lifemask.assets import UserError
 from lifemask.data.facesynthetics import load_facesynthetics
 from lifemask.data.region_augment import NO_REGION_AUGMENTATION, draw_batch
-from lifemask.data.regions import RegionSet, load_region_cache, merged
-from lifemask.evaluation.regions import confusion_per_image, intersection_over_union, mean_iou
-from lifemask.nn.unet import UNet, grown, widened
+from lifemask.data.regions import (
+    GLASSES,
+    IGNORE,
+    RegionSet,
+    load_region_cache,
+    merged,
+    split_glasses,
+)
+from lifemask.evaluation.regions import (
+    confusion_per_image,
+    intersection_over_union,
+    mask_iou,
+    mean_iou,
+)
+from lifemask.nn.unet import UNet, UNetConfig, grown, told_glasses, widened
 from lifemask.training.crop_sources import renders_tag
 from lifemask.training.loop import LoopConfig, train
 from lifemask.training.parser_loss import ParserLoss
@@ -29,7 +41,10 @@ SOURCES = ("renders", "portraits")
 
 @dataclass(frozen=True)
 class Batch:
-    """Views (b, 3, s, s) in [0, 1], channels last in memory, and their maps (b, s, s)."""
+    """Views (b, 3, s, s) in [0, 1], channels last in memory, and their maps (b, s, s).
+
+    Maps are those of `data.regions`: class ids, `GLASSES` added, or `IGNORE`.
+    """
 
     crops: Float[Tensor, "b 3 s s"]
     regions: UInt8[Tensor, "b s s"]
@@ -68,6 +83,12 @@ def load_corpus(recipe: ParserRecipe, caches: list[Path], portraits: Path | None
             raise UserError("the research family needs --portraits with FaceSynthetics")
         portraits_seen, held["facesynthetics"] = load_facesynthetics(portraits)
         training["portraits"] = [portraits_seen]
+    silent = [one for sets in training.values() for one in sets if not one.glasses]
+    if recipe.net.glasses and silent:
+        raise UserError(
+            "these renders do not tell glasses: make them anew (lifemask synth --format cache), or "
+            "train without (--set net.glasses=false)"
+        )
     return Corpus(training, held)
 
 
@@ -126,7 +147,10 @@ def step_loss(
 def predict(
     network: UNet, source: RegionSet, count: int | None = None, batch: int = 32
 ) -> tuple[UInt8[ndarray, "n s s"], UInt8[ndarray, "n s s"]]:
-    """Found and true region maps (n, s, s) of the nominal views of a set's first pictures."""
+    """Found and true region maps (n, s, s) of the nominal views of a set's first pictures.
+
+    `GLASSES` is added where it is found, and where it is true (`data.regions.split_glasses`).
+    """
     network.eval()
     device = next(network.parameters()).device
     rng = np.random.default_rng(0)
@@ -137,22 +161,32 @@ def predict(
         size = network.config.size
         crops, maps = draw_batch(rng, source, ids, NO_REGION_AUGMENTATION, size)
         pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).to(device)
-        found.append(network(pixels).argmax(1).byte().cpu().numpy())
+        found.append(_labels(network(pixels), network.config).cpu().numpy())
         wanted.append(maps)
     return np.concatenate(found), np.concatenate(wanted)
+
+
+def _labels(scores: Float[Tensor, "b c s s"], config: UNetConfig) -> UInt8[Tensor, "b s s"]:
+    best = scores[:, : config.classes].argmax(1).byte()
+    return best | (scores[:, -1] > 0).byte() * GLASSES if config.glasses else best
 
 
 def evaluate(
     network: UNet, held_out: dict[str, RegionSet], count: int | None = None
 ) -> dict[str, float]:
-    """Mean IoU, and IoU by class, of held-out sets in their nominal views, confusion summed."""
+    """Mean IoU, IoU by class and of glasses, of held-out sets in their nominal views, summed."""
     metrics: dict[str, float] = {}
     for name, source in held_out.items():
-        total = confusion_per_image(*predict(network, source, count)).sum(0)
+        found, wanted = predict(network, source, count)
+        (classes, worn), (true, truly_worn) = split_glasses(found), split_glasses(wanted)
+        total = confusion_per_image(classes, true).sum(0)
         metrics[name] = float(mean_iou(total))
         for region, value in zip(REGION_NAMES, intersection_over_union(total), strict=True):
             if np.isfinite(value):
                 metrics[f"{name}/{region}"] = float(value)
+        if network.config.glasses and source.glasses:
+            known = wanted != IGNORE
+            metrics[f"{name}/glasses"] = mask_iou(worn & known, truly_worn)
     return metrics
 
 
@@ -162,7 +196,8 @@ def initial_weights(source: str, recipe: ParserRecipe) -> dict[str, Tensor]:
     Raises:
         UserError: the run has no checkpoint, or one of another network.
     """
-    weights, network = starting_weights(source, recipe.family), UNet(recipe.net)
+    network = UNet(recipe.net)
+    weights = told_glasses(starting_weights(source, recipe.family), network)
     own = {name: value.shape for name, value in network.state_dict().items()}
     if {name: value.shape for name, value in weights.items()} == own:
         return weights
@@ -193,7 +228,7 @@ def run_training(
         network.load_state_dict(initial)
     averaged = train(
         network,
-        ParserLoss(recipe.loss),
+        ParserLoss(recipe.loss, recipe.net.glasses),
         BatchMaker(corpus.training, recipe),
         step_loss,
         lambda net: evaluate(net, corpus.held_out, recipe.evaluated),  # pyright: ignore[reportArgumentType]

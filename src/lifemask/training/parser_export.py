@@ -68,12 +68,15 @@ def export_parser(
     network.eval()
     graph = onnx_bytes(network)
     check_graph(RegionExport(network), _inputs(config), graph, TOLERANCE)
-    own = {"network": asdict(config), "classes": list(REGION_NAMES)}
+    own = {"network": asdict(config), "classes": list(REGION_NAMES), "glasses": config.glasses}
     return write_network(folder, name, network, graph, card | own)
 
 
 def onnx_bytes(network: SmoothUNet) -> bytes:
-    """The graph of `RegionExport`: "crops" (b, 3, s, s) to "probabilities" (b, 9, s, s)."""
+    """The graph of `RegionExport`: "crops" (b, 3, s, s) to "probabilities" (b, 9, s, s).
+
+    Of networks that tell glasses (b, 10, s, s), their probability last.
+    """
     return traced(RegionExport(fuse_norms(network)), _inputs(network.config), "probabilities")
 
 
@@ -85,7 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     run = trained_run(argparse.ArgumentParser(description=__doc__), SOURCES, arguments)
     config, options = config_from_dict(run.net), run.options
-    summary = f"nine face regions per pixel of a {config.size} px crop"
+    also = " and glasses" if config.glasses else ""
+    summary = f"nine face regions{also} per pixel of a {config.size} px crop"
     card = {"summary": summary, "kind": "parser"}
     card |= run.card | {"measured": _measured(run.card["measured"])}
     export_parser(run.weights, config, options.folder, options.name, card)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
-from lifemask.data.regions import IGNORE
+from lifemask.data.regions import GLASSES, IGNORE
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class ParserLossConfig:
         dice: one minus soft Dice, mean over the classes of the batch.
         lovasz: one minus the batch's intersection over union, as a Lovász extension, mean over its
             classes: what the parser is scored by, as far as it has a gradient.
+        glasses: the same terms, in the same proportion, for the score of glasses, where the
+            network has one. One mask among nine classes would count for as much as all of them.
         balance: exponent b of the class weights `(1 / (c p))^b` in the cross-entropy, p the class's
             share of the batch's pixels and c the number of classes; 0 weighs pixels alike. Weights
             widen what is rare: with 0.35, eyes and brows came out a quarter too large.
@@ -32,6 +35,7 @@ class ParserLossConfig:
     cross_entropy: float = 1.0
     dice: float = 1.0
     lovasz: float = 0.0
+    glasses: float = 0.3
     balance: float = 0.0
     heaviest: float = 4.0
     smoothing: float = 0.0
@@ -43,11 +47,13 @@ class ParserLoss(nn.Module):
 
     Args:
         config: weights.
+        glasses: the last score is that of glasses, no class's.
     """
 
-    def __init__(self, config: ParserLossConfig) -> None:
+    def __init__(self, config: ParserLossConfig, glasses: bool = False) -> None:
         super().__init__()
         self.config = config
+        self.glasses = glasses
 
     def forward(
         self, scores: Float[Tensor, "b c h w"], regions: UInt8[Tensor, "b h w"], step: int = 0
@@ -55,8 +61,9 @@ class ParserLoss(nn.Module):
         """Loss and its parts.
 
         Args:
-            scores: logits (b, c, h, w).
-            regions: class ids (b, h, w); `IGNORE` pixels have no part in any term.
+            scores: logits (b, c, h, w), the last one of glasses if there is one.
+            regions: class ids (b, h, w), `GLASSES` added; `IGNORE` pixels have no part in any
+                term.
             step: decides which pixels are scored, if not all.
         """
         config = self.config
@@ -65,8 +72,11 @@ class ParserLoss(nn.Module):
             scores = scores[..., row :: config.stride, column :: config.stride]
             regions = regions[..., row :: config.stride, column :: config.stride]
         known = regions != IGNORE
-        target = regions.long().masked_fill(~known, 0)
+        target = (regions & (GLASSES - 1)).long().masked_fill(~known, 0)
         scores = scores if scores.dtype == torch.float64 else scores.float()
+        worn_score = scores[:, -1:]
+        if self.glasses:
+            scores = scores[:, :-1]
         log_p = scores.log_softmax(1)
         log_true = log_p.gather(1, target[:, None])[:, 0]
         total = scores.new_zeros(())
@@ -88,7 +98,28 @@ class ParserLoss(nn.Module):
             term = lovasz_loss(log_p.exp(), target, known)
             parts["lovasz"] = float(term.detach())
             total = total + config.lovasz * term
+        if self.glasses and config.glasses:
+            worn = ((regions & GLASSES) > 0).long() * known
+            term = self._of_glasses(worn_score, worn, known)
+            parts["glasses"] = float(term.detach())
+            total = total + config.glasses * term
         return total, parts
+
+    def _of_glasses(self, score: Float[Tensor, "b 1 h w"], worn: Tensor, known: Tensor) -> Tensor:
+        """The terms of glasses alone; overlaps of a batch without any say nothing."""
+        config = self.config
+        log_p = torch.cat((functional.logsigmoid(-score), functional.logsigmoid(score)), 1)
+        log_true = log_p.gather(1, worn[:, None])[:, 0]
+        total = -config.cross_entropy * (log_true * known).sum() / known.sum().clamp(min=1)
+        if worn.any():
+            only = worn * known
+            p = log_p[:, 1].exp() * known
+            if config.dice:
+                dice = 2 * (p * only).sum() / (p.sum() + only.sum()).clamp(min=1e-6)
+                total = total + config.dice * (1 - dice)
+            if config.lovasz:
+                total = total + config.lovasz * _lovasz_of(p[known], only[known] > 0)
+        return total
 
 
 def phase(step: int, stride: int) -> tuple[int, int]:
@@ -134,11 +165,14 @@ def lovasz_loss(probabilities: Float[Tensor, "b c h w"], target: Tensor, known: 
     said = probabilities.movedim(1, -1)[known]
     losses = []
     for number in labels.unique().tolist():
-        true = labels == number
-        wrong = (said[:, number] - true.to(said)).abs()
-        ordered, order = wrong.sort(descending=True)
-        losses.append((ordered * _jaccard_steps(true[order]).to(said)).sum())
+        losses.append(_lovasz_of(said[:, number], labels == number))
     return torch.stack(losses).mean() if losses else probabilities.sum() * 0
+
+
+def _lovasz_of(said: Float[Tensor, "n"], true: Bool[Tensor, "n"]) -> Tensor:
+    """The extension for one class."""
+    ordered, order = (said - true.to(said)).abs().sort(descending=True)
+    return (ordered * _jaccard_steps(true[order]).to(said)).sum()
 
 
 @torch.no_grad()

@@ -47,17 +47,18 @@ class ParserRecipe(RunRecipe):
     evaluated: int = 200
 
 
-SMALL_NET = UNetConfig(fold=2, widths=(32, 64, 128, 192), down=2, up=1, merge="add")
+SMALL_NET = UNetConfig(fold=2, widths=(32, 64, 128, 192), down=2, up=1, merge="add", glasses=True)
 NARROW_NET = UNetConfig(
-    size=256, fold=2, widths=(16, *SMALL_NET.widths), down=(1, 2, 2, 2, 2), up=1, merge="add"
-)
+    size=256, fold=2, widths=(16, *SMALL_NET.widths), down=(1, 2, 2, 2, 2), up=1, merge="add",
+    glasses=True,
+)  # fmt: skip
 CPU_NET = replace(NARROW_NET, widths=(32, 64, 128, 256, 256))
-PAPER_NET = UNetConfig(size=256, widths=(32, 64, 128, 256), down=2, up=2, merge="cat")
+PAPER_NET = UNetConfig(size=256, widths=(32, 64, 128, 256), down=2, up=2, merge="cat", glasses=True)
 
 
 def smoke(family: Family = "open") -> ParserRecipe:
     """A few seconds on one core: proves that everything runs."""
-    net = UNetConfig(size=32, fold=2, widths=(8, 8), down=1, up=1, merge="add")
+    net = UNetConfig(size=32, fold=2, widths=(8, 8), down=1, up=1, merge="add", glasses=True)
     optim = OptimConfig(steps=5, batch=4, peak_rate=1e-3, warmup=2, ema=0.9)
     recipe = _recipe("smoke", family, net, optim)
     return replace(recipe, evaluate_every=5, save_every=5, held_out_renders=0, evaluated=8)

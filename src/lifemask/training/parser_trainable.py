@@ -50,6 +50,7 @@ SWITCHES = (
     _part("cross-entropy", "loss.cross_entropy=0"),
     _part("Dice", "loss.dice=0"),
     _part("Lovász (off by default)", "loss.lovasz=1"),
+    _part("glasses", "loss.glasses=0", metric="renders-open/glasses"),
     _part("classes weighted alike", "loss.balance=0.5"),
     _part("turns and shifts", "render_augment.view.rotation_deg=0", "render_augment.view.shift=0"),
     _part("mirror images", "render_augment.view.flip=0"),
