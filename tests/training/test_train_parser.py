@@ -113,7 +113,8 @@ def test_weights_without_glasses_start_a_network_that_tells_them(tmp_path):
     crops = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(after(crops)[:, :9], before(crops))
-        assert (after(crops)[:, 9] == -4).all()
+        worn = after(crops)[:, 9]
+        assert worn.std() > 0 and (worn < -1).all()
 
 
 def test_a_run_that_is_cut_short_ends_like_one_that_is_not(tmp_path):

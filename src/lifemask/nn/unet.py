@@ -23,8 +23,8 @@ from torch.nn import functional
 
 from lifemask.nn.blocks import ConvUnit
 
-_NO_GLASSES = -4.0
-"""First score of glasses: 2 % of the pixels."""
+_NO_GLASSES = -3.0
+"""First score of glasses, about: 5 % of the pixels."""
 
 
 @dataclass(frozen=True)
@@ -113,16 +113,17 @@ class UNet(nn.Module):
 def told_glasses(weights: Mapping[str, Tensor], network: UNet) -> dict[str, Tensor]:
     """Weights that tell glasses from those that do not, for a network that does.
 
-    Nothing is glasses at first, and the classes' scores are those of before. Weights that have
+    Little is glasses at first, by the network's own random weights (from zeros the score learns
+    nothing for hundreds of steps), and the classes' scores are those of before. Weights that have
     the score already come back as they are.
     """
     config = network.config
     out, rows = dict(weights), config.classes * config.fold**2
     if config.glasses and len(out["head.bias"]) == rows:
-        weight, bias = out["head.weight"], out["head.bias"]
-        new = len(network.head.bias) - rows  # pyright: ignore[reportArgumentType]
-        out["head.weight"] = torch.cat((weight, weight.new_zeros(new, *weight.shape[1:])))
-        out["head.bias"] = torch.cat((bias, bias.new_full((new,), _NO_GLASSES)))
+        own = network.head.weight.detach()[rows:, : out["head.weight"].shape[1]]
+        bias = own.new_full((len(own),), _NO_GLASSES)
+        out["head.weight"] = torch.cat((out["head.weight"], own))
+        out["head.bias"] = torch.cat((out["head.bias"], bias))
     return out
 
 

@@ -35,7 +35,7 @@ class ParserLossConfig:
     cross_entropy: float = 1.0
     dice: float = 1.0
     lovasz: float = 0.0
-    glasses: float = 0.3
+    glasses: float = 0.5
     balance: float = 0.0
     heaviest: float = 4.0
     smoothing: float = 0.0
