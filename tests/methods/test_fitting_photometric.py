@@ -163,10 +163,12 @@ def test_a_mask_keeps_an_occluder_out(refined, model) -> None:
 
 
 def whole_photo(hidden: np.ndarray, name: str) -> Regions:
-    """Maps of a photo of this file: `name` where hidden, skin elsewhere."""
+    """Maps of a photo of this file: `name` where hidden, skin elsewhere; glasses are skin, too."""
+    worn = torch.from_numpy(hidden & (name == "glasses")).float()
+    name = "skin" if name == "glasses" else name
     ids = np.where(hidden, REGION_NAMES.index(name), REGION_NAMES.index("skin"))
     maps = torch.nn.functional.one_hot(torch.from_numpy(ids), 9).permute(2, 0, 1).float()
-    return Regions(maps, ((SIZE - 1) / 2, (SIZE - 1) / 2), float(SIZE))
+    return Regions(maps, ((SIZE - 1) / 2, (SIZE - 1) / 2), float(SIZE), worn)
 
 
 def test_regions_keep_an_occluder_out_as_a_mask_does(refined, model) -> None:
@@ -179,7 +181,7 @@ def test_regions_keep_an_occluder_out_as_a_mask_does(refined, model) -> None:
     given = (painted, case.start, case.landmarks, model, config)
     masked = refine_photometric(*given, mask=~hidden).geometry
     plain = refine_photometric(*given).geometry
-    for name in ("background", "hair"):
+    for name in ("background", "hair", "glasses"):
         told = refine_photometric(*given, regions=whole_photo(hidden, name)).geometry
         gap = [
             float((g.vertices_mm - masked.vertices_mm).norm(dim=-1).mean()) for g in (told, plain)

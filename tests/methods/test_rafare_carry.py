@@ -203,6 +203,11 @@ def test_what_regions_hide_is_not_believed(bumped):
     regions = Regions(probabilities, (float(middle[0]), float(middle[1])), 700.0)
     config = replace(CONFIG, mirror=0.0)
     hidden, carried = moves(geometry, surface_of(geometry, bump), regions=regions, config=config)
+    bare = probabilities.clone()
+    bare[hair], bare[skin] = 0.0, 1.0
+    regions = replace(regions, probabilities=bare, glasses=half.float().expand(64, 64))
+    worn, _ = moves(geometry, surface_of(geometry, bump), regions=regions, config=config)
+    assert torch.equal(worn, hidden)
     assert open_.norm(dim=1).max() > 2.5 and hidden.norm(dim=1).max() < 0.5
     assert carried.detail.known.sum() > 0
 

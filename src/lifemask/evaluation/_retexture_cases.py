@@ -17,7 +17,7 @@ from lifemask.assets import UserError
 from lifemask.evaluation._albedo_errors import face_triangles
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.crop import crop_square, square_box
-from lifemask.faces.parsing import Regions
+from lifemask.faces.parsing import GLASSES, Regions
 from lifemask.graphics.camera import camera_for_crop, project
 from lifemask.graphics.lighting import (
     directional_light,
@@ -299,7 +299,9 @@ def photo_case(name: str, image: UInt8[ndarray, "h w 3"], pipeline: Any, face: A
     clear = torch.ones(IMAGE_PX, IMAGE_PX, dtype=torch.bool)
     if regions is not None:
         v, u = torch.meshgrid(*[torch.arange(IMAGE_PX).float()] * 2, indexing="ij")
-        clear = regions.sample(torch.stack((u, v), -1), *_SKIN, outside=0.0) > 0.5
+        pixels = torch.stack((u, v), -1)
+        clear = regions.sample(pixels, *_SKIN, outside=0.0) > 0.5
+        clear &= regions.sample(pixels, GLASSES, outside=0.0) < 0.5
     case = _posed(name, crop.image[None], geometry, pipeline.model, regions, clear)
     if float(case.visible[case.mask].float().mean()) < _LEAST_SEEN:
         raise UserError(f"{name}: hardly any skin of the face is seen")

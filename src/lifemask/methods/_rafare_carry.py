@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lifemask.assets import UserError
 from lifemask.facemodel.base import FaceModel
-from lifemask.faces.parsing import Regions
+from lifemask.faces.parsing import GLASSES, Regions
 from lifemask.graphics.camera import camera_for_crop, project, unproject
 from lifemask.methods._rafare_carry_layout import CarryLayout, carry_layout
 from lifemask.methods._rafare_carry_parts import eyes_and_mouth, keep_lids_out, pins
@@ -198,7 +198,8 @@ class _Scene:
         if self.regions is not None:
             places = project(points, self.geometry.camera)[:, :2]
             hides = self.regions.sample(places, "hair", "background", outside=1.0)
-            share = share * _rise((0.8 - hides) / 0.6)
+            worn = self.regions.sample(places, GLASSES, outside=0.0)
+            share = share * _rise((0.8 - torch.maximum(hides, worn)) / 0.6)
         before, about = (_rise((slant - a) / (b - a)) for a, b in (SLANT, OUTLINE))
         return share * before * (front > -HIDDEN_MM), share * about * ~(front < -HIDDEN_MM)
 

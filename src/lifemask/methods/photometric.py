@@ -18,7 +18,7 @@ from torch import Tensor
 from lifemask.assets import UserError
 from lifemask.facemodel.base import FaceModel
 from lifemask.faces.crop import crop_square, photo_to_crop
-from lifemask.faces.parsing import Regions
+from lifemask.faces.parsing import GLASSES, Regions
 from lifemask.graphics.camera import (
     camera_for_crop,
     camera_from_crop,
@@ -195,7 +195,9 @@ def _usable(
         steps = torch.arange(crop.size).float()
         v, u = torch.meshgrid(steps, steps, indexing="ij")
         there = regions.seen_in(crop.center_px, crop.side_px, crop.size)
-        clear = there.sample(torch.stack((u, v), -1), *_HIDING, outside=0.0) < 0.5
+        places = torch.stack((u, v), -1)
+        clear = there.sample(places, *_HIDING, outside=0.0) < 0.5
+        clear &= there.sample(places, GLASSES, outside=0.0) < 0.5
         usable = clear if usable is None else usable & clear
     return None if usable is None else usable.to(device)
 

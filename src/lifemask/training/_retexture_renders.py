@@ -29,8 +29,8 @@ from lifemask.types import Camera
 
 MOST_YAW_DEG = 60.0, 75.0
 """Most heads turn no further than the first, a tenth as far as the second."""
-GLASSES_SEEN = 0.5
-"""Share of the heads whose glasses count as visible skin: a region parser knows no glasses."""
+GLASSES_SEEN = 0.25
+"""Share of the heads whose glasses count as visible skin: a region parser misses some."""
 _SURE = 0.3, 0.7
 """Share of own pixels around a texel from and up to which it counts as visible."""
 _JITTER_DEG, _JITTER_SCALE, _JITTER_PX, _JITTER_SHAPE = 1.6, 0.009, 1.0, 0.3
