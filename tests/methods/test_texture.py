@@ -23,7 +23,7 @@ from lifemask.methods._texture_complete import _as_hair, hair_beside, hair_color
 from lifemask.methods._texture_fill import create_mesh_smoother
 from lifemask.methods._texture_layout import texture_layout
 from lifemask.methods._texture_light import LUMINANCE, LightEstimate, estimate_light
-from lifemask.methods._texture_parts import eye_colors
+from lifemask.methods._texture_parts import _BROWN_IRIS, eye_colors, iris_color
 from lifemask.methods._texture_regions import clear_share
 from lifemask.methods.texture import TextureConfig, texture_from_photo
 from lifemask.pipeline import Pipeline, PipelineConfig
@@ -201,6 +201,21 @@ def test_eyes_have_dark_pupils_in_coloured_irises_in_light_sclera(model: FaceMod
     pupil, iris = light[angle < PUPIL_DEG - 2], light[(angle > 12) & (angle < 18)]
     sclera = light[(angle > LIMBUS_DEG + 4) & (angle < LIMBUS_DEG + 10)]
     assert float(pupil.max()) < 0.02 < float(iris.median()) < 0.1 < float(sclera.median())
+
+
+def test_an_iris_behind_dark_glass_is_brown_whatever_the_glass_shows(model: FaceModel) -> None:
+    parts = texture_layout(model, SIZE, 64, 6).parts
+    geometry = _geometry(model, 0.0)
+    camera = replace(geometry.camera, scale=geometry.camera.scale * 3)
+    geometry = replace(geometry, camera=camera)
+    levels = torch.rand(1, PHOTO, PHOTO, generator=torch.Generator().manual_seed(0))
+    blue = (0.2 + 0.8 * levels) * torch.tensor([0.05, 0.1, 0.3]).view(3, 1, 1)
+    clear = _everywhere("skin", torch.zeros(PHOTO, PHOTO, dtype=torch.bool))
+    dark = replace(clear, glasses=torch.ones(PHOTO, PHOTO))
+    found = [iris_color(blue, geometry, parts.eyes, LIGHT, parts.mean_mm, r)
+             for r in (None, clear, dark)]  # fmt: skip
+    assert torch.equal(found[0], found[1]) and found[0][2] > found[0][0]
+    assert torch.equal(found[2], torch.tensor(_BROWN_IRIS))
 
 
 def _everywhere(name: str, where: torch.Tensor) -> Regions:

@@ -133,7 +133,7 @@ def dressed(
         albedo=assemble(finished, light, layout),
         lighting=lighting,
         visible=layout.atlas.scatter(texels.visible[:, None].float(), gutter=False)[0] > 0,
-        part_albedo=part_textures(linear, geometry, layout.parts, lighting),
+        part_albedo=part_textures(linear, geometry, layout.parts, lighting, regions),
         detail_light=said.detail[0],
     )
 

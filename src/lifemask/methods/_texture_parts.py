@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lifemask.facemodel.base import Topology
+from lifemask.faces.parsing import GLASSES, Regions
 from lifemask.graphics.lighting import shading
 from lifemask.graphics.uv import UvAtlas, create_uv_atlas, fill_holes, unwrap
 from lifemask.types import Geometry, Lighting
@@ -68,7 +69,11 @@ def create_part_layout(topology: Topology, mean_mm: Float[Tensor, "v 3"], size: 
 
 
 def part_textures(
-    linear: Float[Tensor, "3 h w"], geometry: Geometry, layout: PartLayout, lighting: Lighting
+    linear: Float[Tensor, "3 h w"],
+    geometry: Geometry,
+    layout: PartLayout,
+    lighting: Lighting,
+    regions: Regions | None = None,
 ) -> dict[str, Float[Tensor, "3 n n"]]:
     """Linear albedo of each part other than the skin, by part name.
 
@@ -77,10 +82,11 @@ def part_textures(
         geometry: posed head.
         layout: of the model.
         lighting: the photo's light, camera frame.
+        regions: of the photo: an iris behind dark glass does not show its colour.
     """
     textures = dict(layout.painted)
     if layout.eyes is not None:
-        iris = iris_color(linear, geometry, layout.eyes, lighting, layout.mean_mm)
+        iris = iris_color(linear, geometry, layout.eyes, lighting, layout.mean_mm, regions)
         textures["eyes"] = _texture(layout.eyes, eye_colors(layout.eyes, layout.mean_mm, iris))
     return textures
 
@@ -201,6 +207,7 @@ def iris_color(
     atlas: UvAtlas,
     lighting: Lighting,
     mean_mm: Float[Tensor, "v 3"],
+    regions: Regions | None = None,
 ) -> Float[Tensor, "3"]:
     """Linear albedo of the iris in the photo, drawn towards brown the less the photo shows.
 
@@ -211,6 +218,8 @@ def iris_color(
     seen = unwrap(linear, geometry.vertices_mm.float(), geometry.camera, atlas)
     angle = _eye_angles(atlas, mean_mm)[0]
     near = seen.visible & (angle < 36)
+    if regions is not None:
+        near &= regions.sample(seen.points[:, :2], GLASSES, outside=0.0) < 0.5
     if int(near.sum()) < _MIN_IRIS_SAMPLES:
         return brown
     width_px = float(seen.points[near, 0].max() - seen.points[near, 0].min()) / 2

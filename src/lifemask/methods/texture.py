@@ -114,7 +114,7 @@ def texture_from_photo(
     trust = trust * (1 - layout.lids.folded(geometry))
     albedo = complete(unlit, trust, skin, light, hair, layout, config.mirror)
     lighting = Lighting(rotate_sh(light.lighting.sh, geometry.camera.rotation.float()))
-    parts = part_textures(linear, geometry, layout.parts, lighting)
+    parts = part_textures(linear, geometry, layout.parts, lighting, regions)
     return Appearance(
         albedo=assemble(albedo, light, layout),
         lighting=lighting,
