@@ -17,6 +17,7 @@ from lifemask.data._synthetic_sample import (
     random_identity,
     rotation_from_angles,
 )
+from lifemask.data.regions import load_region_cache, split_glasses
 from lifemask.data.synthetic import (
     HELD_OUT_SEED,
     SyntheticConfig,
@@ -186,6 +187,22 @@ def test_cache_is_complete_resumable_and_of_one_run(generator, tmp_path):
     (tmp_path / "header.json").write_text(json.dumps(header | {"seed": 99}))
     with pytest.raises(UserError, match="another run"):
         write_cache(generator, tmp_path, 6)
+
+
+def test_glasses_are_marked_in_pictures_that_show_them_and_in_the_cache(generator, tmp_path):
+    write_cache(generator, tmp_path, 24)
+    told = load_region_cache(tmp_path)
+    maps = np.concatenate(told.regions)
+    classes, worn = split_glasses(maps)
+    with_glasses = np.zeros(24, bool)
+    for k, sample in enumerate(generator.render(list(range(24)))):
+        with_glasses[k] = sample.flags[0]
+        assert sample.glasses.any() <= sample.flags[0]
+        assert (worn[k] != sample.glasses).mean() < 1e-3  # rounding differs by batch
+        assert (classes[k] != sample.region).mean() < 0.01
+    assert told.glasses and 0 < with_glasses.sum() < 24
+    shown = worn.sum((1, 2))
+    assert (shown[with_glasses] > 10).mean() > 0.5 and shown[~with_glasses].sum() == 0
 
 
 def test_photo_textures_belong_to_research_only(tmp_path):

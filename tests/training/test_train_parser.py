@@ -7,13 +7,14 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lifemask.assets import UserError, sha256
 from lifemask.data.region_augment import NO_REGION_AUGMENTATION
 from lifemask.data.regions import GLASSES, RegionSet, split_glasses
 from lifemask.faces.parsing import load_parser
 from lifemask.nn.unet import UNet
-from lifemask.training.checkpoint import read_state
+from lifemask.training.checkpoint import averaged_weights, read_state
 from lifemask.training.parser import (
     BatchMaker,
     Corpus,
@@ -266,6 +267,21 @@ def test_the_command_trains_and_its_export_runs_alike_in_both_engines(tmp_path, 
         found, expected = (p.predict_crops(crops[:count]) for p in (onnx, torch_engine))
         assert found.shape == (count, 10, 32, 32)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_the_mean_of_runs_is_exported_and_open_weights_have_open_parents(tmp_path):
+    corpus, where = toy_corpus(), ["--folder", str(tmp_path / "w"), "--commit", "abc"]
+    for name, family, seed in (("a", "open", 1), ("b", "research", 2)):
+        recipe = replace(toy_recipe(2, evaluate_every=0), family=family, seed=seed)
+        run_training(recipe, corpus, config_for(recipe, tmp_path / name))
+    words = ["--run", str(tmp_path / "a"), "--mean-with", str(tmp_path / "b"), *where]
+    with pytest.raises(UserError, match="cannot be called open"):
+        export_main([*words, "--name", "parser-open", "--family", "open"])
+    export_main([*words, "--name", "parser-research", "--family", "research"])
+    found = load_file(tmp_path / "w" / "parser-research.safetensors")["head.weight"].float()
+    first, second = (averaged_weights(tmp_path / n)["head.weight"] for n in "ab")
+    torch.testing.assert_close(found, (first + second) / 2, atol=1e-3, rtol=1e-3)
+    assert not torch.equal(first, second)
 
 
 def test_a_graph_that_disagrees_is_not_written(tmp_path, monkeypatch):

@@ -22,9 +22,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lifemask.assets import sha256
+from lifemask.assets import UserError, sha256
 from lifemask.training.checkpoint import averaged_weights, read_state
 from lifemask.training.run_log import git_commit
+from lifemask.training.start import mean_weights
 
 OPSET = 18
 LARGE = 1 << 14  # numbers in a weight that is worth storing in half
@@ -65,19 +66,31 @@ def trained_run(
         parser: of the network's own export; gets the options that all have.
         sources: what each family learned from.
         arguments: None for those of the process.
+
+    Raises:
+        UserError: runs of different networks, or weights to be called open that learned from
+            research data.
     """
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument(
+        "--mean-with", type=Path, action="append", default=[], metavar="RUN",
+        help="another run of the same network; the mean of the weights is exported",
+    )  # fmt: skip
     parser.add_argument("--crops", type=int, default=0, help="crops seen, earlier runs included")
     add_options(parser, sources)
     options = parser.parse_args(arguments)
-    state = read_state(options.run / f"{options.which}.safetensors")
-    recipe = state["recipe"]
+    runs = [options.run, *options.mean_with]
+    states = [read_state(run / f"{options.which}.safetensors") for run in runs]
+    families = {state["recipe"].get("family", options.family) for state in states}
+    if options.family == "open" and "research" in families:
+        raise UserError("a run learned from research data: its weights cannot be called open")
+    state, recipe = states[0], states[0]["recipe"]
     card = card_of(options, sources) | {
         "seed": recipe["seed"],
         "steps": state["step"],
         "crops_seen": options.crops or state["step"] * recipe["optim"]["batch"],
     }
-    weights = averaged_weights(options.run, options.which)
+    weights = mean_weights([averaged_weights(run, options.which) for run in runs])
     return TrainedRun(weights, recipe["net"], card, options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,24 @@ def starting_weights(source: str | Path, family: Family, part: str = "") -> dict
             another family, or networks to be averaged differ in form.
     """
     names = [str(source)] if Path(source).is_dir() else str(source).split("+")
-    each = [_one(name, family, part) for name in names]
+    return mean_weights([_one(name, family, part) for name in names])
+
+
+def mean_weights(each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of several networks' weights, a good network where they have one ancestor.
+
+    Raises:
+        UserError: networks of different forms.
+    """
     if len({tuple((k, v.shape) for k, v in sorted(one.items())) for one in each}) > 1:
-        raise UserError(f"{source} cannot be averaged: they are networks of different forms")
-    if len(each) == 1:
-        return each[0]
+        raise UserError("these weights cannot be averaged: they are of networks of different forms")
     return {name: _mean([one[name] for one in each]) for name in each[0]}
 
 
 def _mean(values: list[Tensor]) -> Tensor:
     """Mean of floats; counts of batches are those of the first."""
+    if len(values) == 1:
+        return values[0]
     return torch.stack(values).mean(0) if values[0].is_floating_point() else values[0]
 
 
