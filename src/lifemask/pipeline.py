@@ -200,7 +200,7 @@ class Pipeline:
         regions = self.find_regions(image, geometry)
         given = (image, geometry, seen.landmarks, regions)
         geometry = self.refine(*given, hold_identity=bool(person), trusted=seen.given)
-        geometry = self.read_eyes(image, geometry, lids=not seen.given)
+        geometry = self.read_eyes(image, geometry, not seen.given, regions)
         geometry = self.add_detail(image, geometry, regions)
         appearance = self.dress(image, geometry, regions)
         face = face if isinstance(face, Face) else Face(face, 1.0)
@@ -283,17 +283,19 @@ class Pipeline:
         kept = ("map_vertices_px", "uncertainty_px", "surface")
         return replace(refined, **{name: getattr(geometry, name) for name in kept})
 
-    def read_eyes(self, image: Rgb, geometry: Geometry, lids: bool = True) -> Geometry:
+    def read_eyes(
+        self, image: Rgb, geometry: Geometry, lids: bool = True, regions: Regions | None = None
+    ) -> Geometry:
         """The head with lids and gaze as close-ups of its eyes show them, if that is switched on.
 
-        `lids`: False where the user's landmarks told them.
+        `lids`: False where the user's landmarks told them; `regions` know of dark glass.
         """
         from lifemask.methods._eyes import has_lids, read_eyes
 
         model = self.device_model
         if not (self.config.eyes and self._has_params(geometry) and has_lids(model)):
             return geometry
-        return read_eyes(image, geometry, model, self.eye_reader, lids)
+        return read_eyes(image, geometry, model, self.eye_reader, lids, regions)
 
     def add_detail(
         self, image: Rgb, geometry: Geometry, regions: Regions | None = None

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.gaze import look_activations
 from lifemask.faces.eyes import EyeReading, lid_opening
+from lifemask.faces.parsing import Regions
 from lifemask.graphics.camera import orthographic_camera
 from lifemask.methods._eyes import has_lids, moved_expressions, read_eyes, with_eyes
 from lifemask.types import Geometry, ModelParams
@@ -194,6 +195,30 @@ def test_the_pipeline_reads_the_eyes_of_its_head(model):
     assert activation(kept, model, "eyeLookDownRight") == pytest.approx(0.4, abs=0.01)
     # the points are those of the head that was handed in
     assert float(reader.points[0][36:48, :2].mean(0)[0]) == pytest.approx(300, abs=3)
+
+
+@pytest.mark.parametrize("worn", ["no", "left", "frame", "both"])
+def test_eyes_behind_dark_glass_are_open_and_look_ahead(model, worn):
+    """Left is the person's: on the right of the picture. A frame leaves an eye to be seen."""
+    from lifemask.pipeline import Pipeline, PipelineConfig
+
+    before = geometry(model, eyeSquintLeft=0.3, jawOpen=0.2)
+    glasses = torch.zeros(64, 64)
+    if worn in ("left", "both"):
+        glasses[:, 32:] = 1
+    if worn == "both":
+        glasses[:] = 1
+    if worn == "frame":
+        glasses[::4] = 1
+    regions = Regions(torch.ones(9, 64, 64) / 9, (300.0, 150.0), 400.0, glasses)
+    pipeline = Pipeline(PipelineConfig(), model=model)
+    vars(pipeline)["eye_reader"] = ShutEyes()
+    after = pipeline.read_eyes(np.zeros((400, 600, 3), np.uint8), before, regions=regions)
+    unseen = {"Left": worn in ("left", "both"), "Right": worn == "both"}
+    for side, hidden in unseen.items():
+        assert (activation(after, model, f"eyeBlink{side}") == 0) == hidden
+    assert (activation(after, model, "eyeSquintLeft") == 0) == unseen["Left"]
+    assert activation(after, model, "jawOpen") == pytest.approx(0.2)
 
 
 def test_switched_off_nothing_is_read_and_the_record_says_so(model):

@@ -17,6 +17,7 @@ from torch import Tensor
 from lifemask.facemodel.base import FaceModel
 from lifemask.facemodel.gaze import SIDES, look_activations
 from lifemask.faces.eyes import LIDS, EyeReader, EyeReading, lid_opening
+from lifemask.faces.parsing import GLASSES, Regions
 from lifemask.graphics.camera import project
 from lifemask.types import Geometry
 
@@ -28,6 +29,9 @@ that is left of a shut eye looks wrong, and nobody holds the lids like that."""
 MOST_OVERLAP = 0.05
 """How far lids that press on each other may overlap; a blink with the eyes cast down would more."""
 BLINK_STEPS = 17
+MOSTLY = 0.5
+"""Mean probability of glass over the points of an eye from which on nothing of it is seen: a frame
+of clear glasses crosses some of them."""
 WIDE_MARGIN = 0.5
 """Standard deviations by which an eye must be opener than at rest before it counts as wide."""
 
@@ -44,19 +48,40 @@ def read_eyes(
     model: FaceModel,
     reader: EyeReader,
     lids: bool = True,
+    regions: Regions | None = None,
 ) -> Geometry:
     """The head with lids and gaze as close-ups of its eyes show them; see `with_eyes`.
 
-    A head without a finite place in the photo stays as it is.
+    A head without a finite place in the photo stays as it is. Eyes that the regions say to be
+    behind dark glass are open and look ahead.
     """
     points = project(model.landmarks(geometry.vertices_mm, "ict68"), geometry.camera).cpu()
     if not bool(torch.isfinite(points).all()):
         return geometry
-    return with_eyes(geometry, model, reader(image, points), lids)
+    hidden = (False, False) if regions is None else behind_glass(points, regions)
+    return with_eyes(geometry, model, reader(image, points), lids, hidden)
+
+
+def behind_glass(points_px: Float[Tensor, "68 3"], regions: Regions) -> tuple[bool, bool]:
+    """Whether dark glass is before the eye at +x, and before the one at -x.
+
+    Args:
+        points_px: "ict68" in px of the photo that the regions describe.
+        regions: of the photo.
+    """
+    left, right = (
+        bool(regions.sample(points_px[part, :2], GLASSES, outside=0.0).mean() > MOSTLY)
+        for part in LIDS
+    )
+    return left, right
 
 
 def with_eyes(
-    geometry: Geometry, model: FaceModel, reading: EyeReading, lids: bool = True
+    geometry: Geometry,
+    model: FaceModel,
+    reading: EyeReading,
+    lids: bool = True,
+    hidden: tuple[bool, bool] = (False, False),
 ) -> Geometry:
     """The head with the lids and the gaze of a reading.
 
@@ -65,6 +90,7 @@ def with_eyes(
         model: on the geometry's device; see `has_lids`.
         reading: of the photo.
         lids: move the lids; else only the eyes.
+        hidden: eyes of which nothing is seen, the one at +x first: they are open and look ahead.
     """
     assert geometry.params is not None
     before = geometry.params.expression
@@ -74,6 +100,12 @@ def with_eyes(
     given[: len(before)] = before.detach().cpu().double().numpy()
     identity = geometry.params.identity
     moved = moved_expressions(one, points[None], given[None], model, identity, lids)[0]
+    for side, unseen in zip(SIDES, hidden, strict=True):
+        shapes = ("eye",) if lids else ("eyeLook",)
+        at_rest = [
+            name.startswith(shapes) and name.endswith(side) for name in model.expression_names
+        ]
+        moved[np.array(at_rest) & unseen] = 0
     expression = torch.from_numpy(moved).to(before)
     with torch.no_grad():
         heads = model(
