@@ -304,7 +304,8 @@ def test_the_frozen_parser_is_the_shipped_one(pair, family) -> None:
     crops = nn.functional.interpolate(pair[0].crops, (256, 256), mode="bilinear")
     frozen = load_frozen_parser(family)
     found = frozen(crops).softmax(1)
-    assert torch.allclose(found, load_parser(family, "torch").predict_crops(crops), atol=1e-5)
+    wanted = load_parser(family, "torch").predict_crops(crops)[:, :9]
+    assert torch.allclose(found, wanted, atol=1e-5)
     assert not found.requires_grad
     face = found[0, [REGION_NAMES.index(name) for name in FACE_REGIONS]].sum(0)
     assert face[80:200, 100:160].mean() > 0.7
