@@ -41,9 +41,6 @@ _BAND = 2 / 128
 """Standard deviation (share of the map's side) of the blur below which albedo is low band."""
 _MIRROR = 0.35
 """Share of the low band that a hidden texel takes from its visible mirror image."""
-_GRAIN = 0.7
-"""Strength of the grain where neither side is seen, in that of the visible skin's fine band, which
-holds folds, too: with 0.7 hidden skin has as much fine detail as true skin has there."""
 _LIFT = 1.15
 """Strength of the fine band of hidden texels: sampling the map for the texture softens it."""
 _RIM = 0.02, 0.10
@@ -203,7 +200,7 @@ def with_hidden(
     seen = shown * mask
     level = ((fine.mean(0) ** 2 * seen).sum() / seen.sum().clamp(min=1)).sqrt().clamp(max=0.06)
     generator = torch.Generator().manual_seed(chart.size)
-    grain = torch.randn(1, *mask.shape, generator=generator) * (_GRAIN * level)
+    grain = torch.randn(1, *mask.shape, generator=generator) * level
     low = low + _MIRROR * borrowed * (low.flip(-1) - low)
     other = borrowed * (fine.flip(-1) - fine) + both * grain
     fine = fine + other * _LIFT + hidden * (_LIFT - 1) * fine
