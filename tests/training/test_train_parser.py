@@ -252,12 +252,17 @@ def test_the_command_trains_and_its_export_runs_alike_in_both_engines(tmp_path, 
     assert any("held_out/renders-open" in line for line in lines)
     metrics = tmp_path / "parsing.json"
     score = {"images": 7, "numbers": [{"value": 0.875}]}
-    metrics.write_text(json.dumps({"sets": {"renders-open": score}}))
+    worn = {"iou": 0.6, "pictures with": 12}
+    sets = {"renders-open": score | {"glasses": worn}, "few": score | {"glasses": None}}
+    metrics.write_text(json.dumps({"sets": sets}))
     names = ["--name", "parser-open", "--family", "open", "--recipe", "lifemask train parser"]
     where = ["--run", str(run), "--folder", str(weights), "--metrics", str(metrics)]
     export_main([*names, *where, "--commit", "abc"])
     card = json.loads((weights / "parser-open.json").read_text())
-    assert card["measured"] == {"mean IoU, renders-open": "87.5 % (7)"}
+    assert card["measured"] == {
+        "mean IoU, renders-open": "87.5 % (7)", "mean IoU, few": "87.5 % (7)",
+        "IoU of glasses, renders-open": "60.0 % (12 pictures with)",
+    }  # fmt: skip
     assert card["classes"] == list(REGION_NAMES) and card["glasses"] and card["crops_seen"] == 12
     assert all(sha256(weights / file) == digest for file, digest in card["sha256"].items())
     monkeypatch.setenv("LIFEMASK_WEIGHTS", str(weights))
