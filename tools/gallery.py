@@ -22,15 +22,19 @@ from lifemask.preview import draw_wireframe, frame_in_photo
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "gallery.jpg"
 CELL_PX = 220
 SIZE_PX = 320
+CLEARLY = 0.01
+"""Share of a picture that glasses cover at least to be worth a row."""
 BACKGROUND = (26, 27, 31)
 
 
 def synthetic_portraits(folder: Path, count: int, seed: int = 14) -> list[np.ndarray]:
-    """The first `count` renders (s, s, 3) uint8 of a seed without glasses or occluders."""
+    """The first renders (s, s, 3) uint8 of a seed without occluders, the last one with glasses."""
     generator = create_generator(SyntheticConfig(seed=seed, size=SIZE_PX, expand=1.5), folder)
     samples = generator.render(range(16 * count))
-    free = [s for s in samples if not (s.flags[0] or s.flags[2])]  # glasses, occluder
-    return [s.image for s in free if _like_skin(s)][:count]
+    free = [s for s in samples if not s.flags[2] and _like_skin(s)]  # occluder
+    plain = [s.image for s in free if not s.flags[0]]
+    worn = [s.image for s in free if s.glasses.mean() > CLEARLY]
+    return [*plain[: count - 1], *worn[:1]]
 
 
 def _like_skin(sample: Sample) -> bool:
