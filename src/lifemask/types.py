@@ -136,10 +136,13 @@ class FreeSurface:
         vertices_px: (v, 3) photo px (u, v, w) of `graphics.camera.project`; w has the scale of u
             and v but no origin of its own until the surface is aligned with a head.
         faces: (f, 3) vertex ids, counter-clockwise from outside.
+        share: of what a head would have to move to lie on the surface, in [0, 1]: so much is right
+            on average, and so much a head that carries it moves. The surface itself is whole.
     """
 
     vertices_px: Float[Tensor, "v 3"]
     faces: Int[Tensor, "f 3"]
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -259,6 +259,20 @@ class Guided:
         return {"shape": "model"}
 
 
+def test_how_far_heads_move_is_the_weights_word_unless_asked(head: Geometry):
+    image, model = np.full((300, 300, 3), 255, np.uint8), load_face_model()
+    for asked, found in ((None, 0.7), (1.0, 1.0), (0.0, 0.0)):
+        ask = predictor(share=asked)
+        ask.networks.config = replace(CONFIG, share=0.7)
+        assert ask(image, head, model).share == found
+    parts = asdict(replace(CONFIG, share=0.7))
+    assert config_from_dict(parts).share == 0.7
+    del parts["share"]  # a card from before
+    assert config_from_dict(parts).share == 1.0
+    with pytest.raises(UserError, match=r"share is 1\.2; it lies in 0 to 1"):
+        RafarePredictConfig(share=1.2)
+
+
 def test_the_stage_attaches_the_surface(head: Geometry):
     asked = []
 
@@ -277,3 +291,7 @@ def test_the_stage_attaches_the_surface(head: Geometry):
     assert torch.equal(found.vertices_mm, head.vertices_mm)
     assert len(asked) == 1 and not stage.needs_landmarks
     assert stage.options(seen) == {"shape": "model", "level": "normals", "guided": "yes"}
+    chosen = RafareStage(
+        Guided(head), finder, load_face_model(), parse, RafarePredictConfig(share=0.5)
+    )
+    assert chosen.options(seen)["share"] == "0.5"

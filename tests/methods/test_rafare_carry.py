@@ -121,6 +121,17 @@ def test_a_bump_on_the_cheek_is_taken_and_the_rest_stays(bumped):
     assert offsets[TOPOLOGY.regions["ears"] | TOPOLOGY.regions["scalp"]].abs().max() < 0.1
 
 
+def test_a_head_takes_the_share_of_a_surface_that_is_believed(bumped):
+    geometry, whole, carried = bumped
+    surface = surface_of(geometry, bump)
+    part, some = moves(geometry, replace(surface, share=0.4))
+    assert torch.allclose(part, 0.4 * whole, atol=0.05)
+    assert torch.equal(some.surface.vertices_px, carried.surface.vertices_px)
+    assert some.surface.share == 0.4 and carried.surface.share == 1.0
+    none, _ = moves(geometry, replace(surface, share=0.0))
+    assert none.abs().max() < 0.05
+
+
 def test_where_it_lies_in_depth_does_not_matter(bumped):
     geometry, here, _ = bumped
     there, _ = moves(geometry, surface_of(geometry, bump, shift_px=-150.0))

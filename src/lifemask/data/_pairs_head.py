@@ -14,10 +14,12 @@ from lifemask.data._pairs_solid import (
     Frame,
     Solid,
     SolidPlan,
+    eye_vertices,
     head_solid,
     middle_depth,
     plan_head,
 )
+from lifemask.data._pairs_warp import warp_moves
 from lifemask.facemodel.detail import Detail, DetailConfig, create_detail, displace
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class HeadParameters:
         identity: (i,) coefficients; expression: (e,).
         age: 0 to 1.
         detail_seed: whose relief; `NO_RELIEF` for none.
+        warp_mm: RMS length of the moves that bend the head off its model, by the same seed.
     """
 
     heads: HeadName
@@ -58,6 +61,7 @@ class HeadParameters:
     expression: NDArray[np.float32]
     age: float
     detail_seed: int
+    warp_mm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,14 @@ class ModelKit:
         detail: its relief.
         times: subdivisions.
         plan: how its solids are closed.
+        rest_mm: (v, 3) its mean head.
     """
 
     model: FaceModel
     detail: Detail
     times: int
     plan: SolidPlan
+    rest_mm: torch.Tensor
 
     @property
     def name(self) -> HeadName:
@@ -84,7 +90,10 @@ class ModelKit:
     @torch.no_grad()
     def head(self, of: HeadParameters) -> torch.Tensor:
         """Vertices (v, 3) of the model, mm."""
-        return self.model(torch.from_numpy(of.identity), torch.from_numpy(of.expression))
+        head = self.model(torch.from_numpy(of.identity), torch.from_numpy(of.expression))
+        if of.warp_mm == 0:
+            return head
+        return head + warp_moves(self.rest_mm, eye_vertices(self.model), of.warp_mm, of.detail_seed)
 
     @torch.no_grad()
     def fine(self, of: HeadParameters, head_mm: torch.Tensor) -> FineMesh:
@@ -118,7 +127,7 @@ def create_kit(name: HeadName, size: int, data: Path | None = None) -> ModelKit:
     with torch.no_grad():
         mean = model(torch.zeros(model.identity_size), torch.zeros(len(model.expression_names)))
     plan = plan_head(model, displace(detail, mean, flat, times))
-    return ModelKit(model, detail, times, plan)
+    return ModelKit(model, detail, times, plan, mean)
 
 
 def _load_ict(data: Path | None) -> FaceModel:

@@ -141,7 +141,8 @@ class PairsMaker:
         kit, params = cast.wardrobe.kit, geometry.params
         assert params is not None and geometry.landmarks68_mm is not None
         of = cast.parameters(
-            heading.same_expression(self._networks.pgn.model, kit.model, params.expression.numpy())
+            heading.same_expression(self._networks.pgn.model, kit.model, params.expression.numpy()),
+            config.warp_mm,
         )
         head, seen = kit.head(of), project(geometry.landmarks68_mm, fitted.camera)
         camera = heading.stored_camera(heading.place_like(kit, head, fitted.camera, seen))
@@ -178,7 +179,7 @@ class PairsMaker:
         cast = self._cast(banks, rng)
         kit, generator = cast.wardrobe.kit, cast.wardrobe.generator
         face = self._face(kit, rng)
-        of = cast.parameters(face.expression)
+        of = cast.parameters(face.expression, config.warp_mm)
         head = kit.head(of)
         box = generator.rig.landmarks(head, generator.rig.box_set)
         view = draw_view(box, face.angles_deg, True, config.size, fitting.EXPAND, rng)
@@ -231,7 +232,7 @@ class PairsMaker:
             scale=float(camera.scale), shift=camera.translation[:2].numpy(),
             z_mid=placed.frame.z_mid, identity=of.identity, expression=of.expression, person=index,
             age=of.age, detail_seed=of.detail_seed, heads=of.heads, source=found.source,
-            residual=found.residual, rejected=rejected,
+            residual=found.residual, rejected=rejected, warp_mm=of.warp_mm,
         )  # fmt: skip
 
     def _guide(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -12,7 +12,7 @@ from lifemask.assets import UserError
 from lifemask.data import shards
 from lifemask.data._pairs_inpaint import fill_facts
 from lifemask.data._pairs_maker import create_pairs_maker
-from lifemask.data._pairs_types import Pair, PairsConfig, StoredPair, to_stored
+from lifemask.data._pairs_types import LATER, Pair, PairsConfig, StoredPair, to_stored
 from lifemask.data._synthetic_run import (
     Engine,
     RenderJob,
@@ -150,7 +150,7 @@ def _open_manifest(config: PairsConfig, job: RenderJob) -> dict[str, Any]:
             raise UserError(f"{job.folder} holds shards without a manifest; use a new folder")
         return manifest
     old = read_header(job.folder)
-    known = old.get("settings", {})
+    known = LATER | old.get("settings", {})
     names = [k for k in sorted(known.keys() | settings) if known.get(k) != settings.get(k)]
     if names:
         wrong = "; ".join(f"{k} {known.get(k)!r}, now {settings.get(k)!r}" for k in names)

@@ -25,6 +25,10 @@ DEPTH_STEPS = 16_000
 """Steps of stored depth per half-crop."""
 NO_DEPTH = -32_768
 NORMAL_STEPS = 127
+MOST_WARP_MM = 6.0
+"""Heads that are bent farther are no faces."""
+LATER: dict[str, Any] = {"warp_mm": 0.0}
+"""Facts that older shards do not have, and what they are there."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class PairsConfig:
         max_residual: largest distance of the fit from the landmarks, percent (NME).
         max_yaw_deg: largest yaw of a fit.
         min_cover: least share of the fitted face that the parser calls face.
+        warp_mm: largest RMS length of the smooth random moves that bend a swapped head off its
+            model (`_pairs_warp`); each draws its own between 0 and it.
     """
 
     seed: int = 0
@@ -73,6 +79,7 @@ class PairsConfig:
     max_residual: float = 4.0
     max_yaw_deg: float = 75.0
     min_cover: float = 0.6
+    warp_mm: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -95,6 +102,8 @@ class PairsConfig:
         ):  # fmt: skip
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name} is {getattr(self, name)}; it lies in {low} to {high}")
+        if not 0 <= self.warp_mm <= MOST_WARP_MM:
+            raise UserError(f"warp_mm is {self.warp_mm}; it lies in 0 to {MOST_WARP_MM:g}")
         if self.inpaint_weights and self.inpaint != "net":
             raise UserError("inpaint_weights are those of --inpaint net; give both or neither")
         if self.box < 1 or self.box % 2 == 0:
@@ -138,6 +147,7 @@ class Pair:
         heads: its face model.
         source: number of the photo, -1 for none; residual: of the photo's fit, percent.
         rejected: how many photos were turned away before this one, by reason.
+        warp_mm: how far the head is bent off its model, RMS, by `detail_seed`.
     """
 
     image: NDArray[np.uint8]
@@ -166,6 +176,7 @@ class Pair:
     source: int
     residual: float
     rejected: Mapping[str, int]
+    warp_mm: float = 0.0
 
     @property
     def size(self) -> int:
@@ -222,7 +233,8 @@ def from_record(record: Record) -> Pair:
     labels, maps = record.labels, record.maps
     try:
         arrays = {n: _typed(n, labels[n]) for n in ARRAYS}
-        facts = {n: labels[f"facts/{n}"] for n in FACTS}
+        facts = {n: labels.get(f"facts/{n}", LATER[n]) if n in LATER else labels[f"facts/{n}"]
+                 for n in FACTS}  # fmt: skip
         start = "facts/rejected/"
         rejected = {n[len(start) :]: int(v) for n, v in labels.items() if n.startswith(start)}
         return Pair(

@@ -12,6 +12,7 @@ from lifemask.data import _pairs_head as heading
 from lifemask.data import _pairs_render as rendering
 from lifemask.data._pairs_fit import EXPAND
 from lifemask.data._pairs_types import PairsConfig
+from lifemask.data._pairs_warp import draw_warp_mm
 from lifemask.data._synthetic_look import random_materials
 from lifemask.data._synthetic_scene import Tone
 from lifemask.data._synthetic_surroundings import Light
@@ -61,11 +62,14 @@ class Cast:
         """Class of the skull in the skin's texture."""
         return REGION_NAMES.index("hair" if self.banks.scalp_hair[self.skin] else "skin")
 
-    def parameters(self, expression: NDArray[np.float32]) -> heading.HeadParameters:
+    def parameters(
+        self, expression: NDArray[np.float32], most_warp_mm: float = 0.0
+    ) -> heading.HeadParameters:
         """The person with an expression, in numbers as a shard keeps them."""
         return heading.HeadParameters(
             self.wardrobe.kit.name, heading.stored(self.identity), heading.stored(expression),
             round(float(self.banks.skin_age[self.skin]), 6), self.detail_seed,
+            draw_warp_mm(most_warp_mm, self.detail_seed),
         )  # fmt: skip
 
     def tone(self, rng: np.random.Generator) -> Tone:

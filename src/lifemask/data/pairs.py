@@ -121,7 +121,7 @@ def true_head(pair: Pair, data: str | Path | None = None) -> PlacedHead:
     """
     kit = _kit(pair.heads, pair.size, None if data is None else Path(data))
     of = HeadParameters(
-        pair.heads, pair.identity, pair.expression, pair.age, pair.detail_seed
+        pair.heads, pair.identity, pair.expression, pair.age, pair.detail_seed, pair.warp_mm
     )  # fmt: skip
     with torch.no_grad():
         return place_head(kit, of, kit.head(of), camera_of(pair), pair.size)

@@ -2,8 +2,9 @@
 
 The surface keeps its place in the photo and is shifted along the view until it lies on the head.
 Then, from coarse to fine, each texel of the face looks along its normal for the surface, and the
-smoothest field of moves that takes the texels there is solved for. What is too fine for the
-vertices becomes a displacement map. Eyes and teeth move as a whole, with the lids and the lips.
+smoothest field of moves that takes the texels there is solved for; the vertices take the surface's
+share of it. What is too fine for them becomes a displacement map. Eyes and teeth move as a whole,
+with the lids and the lips.
 """
 
 from __future__ import annotations
@@ -237,7 +238,7 @@ def _register(scene: _Scene) -> Float[Tensor, "v 3"]:
         wished[place], wish[place] = move, 10.0
     moves = solver(target, weight, config.bend_mm[-1], wished, wish)
     moves = eyes_and_mouth(layout, _limited(moves, config.max_move_mm))
-    return keep_lids_out(layout, start, moves)
+    return keep_lids_out(layout, start, scene.surface.share * moves)
 
 
 def _other_side(
@@ -268,7 +269,7 @@ def _create_scene(
         NoSurfaceError: it covers too little of the face.
     """
     layout = _matching_layout(model, config.map_size)
-    surface = FreeSurface(surface.vertices_px.float().cpu(), surface.faces.cpu())
+    surface = FreeSurface(surface.vertices_px.float().cpu(), surface.faces.cpu(), surface.share)
     head = geometry.vertices_mm.float()
     camera = _face_camera(geometry, layout, config.view_px)
     own = view_mesh(head, geometry.faces, camera, config.view_px)
@@ -286,7 +287,7 @@ def _create_scene(
             )
         shift = nearer[known].median() * px_per_mm(geometry.camera)
         moved_px = surface.vertices_px + surface.vertices_px.new_tensor([0.0, 0.0, 1.0]) * shift
-        surface = FreeSurface(moved_px, surface.faces)
+        surface = replace(surface, vertices_px=moved_px)
     placed = unproject(surface.vertices_px, geometry.camera)
     view = view_mesh(placed, surface.faces, camera, config.view_px)
     edge = outline(placed, surface.faces, camera, OUTLINE[0])

@@ -86,6 +86,8 @@ class RafareStage:
         own = {"level": self.config.level, "guided": "yes" if self.config.guide else "no"}
         if self.config.back:
             own["back"] = "yes"
+        if self.config.share is not None:
+            own["share"] = f"{self.config.share:g}"
         return {**self.guide.options(seen), **own}
 
 

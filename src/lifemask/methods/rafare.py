@@ -66,6 +66,8 @@ class RafareConfig:
         normals: of the normal network.
         normals_back: of the one that tells the back's normals; None for none.
         field: grid, box filter, carving and cleaning.
+        share: of the surface's difference from the guide that is right on average, for heads that
+            carry it (`FreeSurface.share`); measured by `lifemask.training.rafare_share`.
     """
 
     base: FieldNetConfig = field(default_factory=FieldNetConfig)
@@ -75,6 +77,7 @@ class RafareConfig:
     normals: NormalNetConfig = field(default_factory=NormalNetConfig)
     field: FieldConfig = field(default_factory=FieldConfig)
     normals_back: NormalNetConfig | None = None
+    share: float = 1.0
 
     @property
     def size(self) -> int:
@@ -91,6 +94,7 @@ class RafarePredictConfig:
         guide: let the networks see the parametric head of the photo; without it they see the
             crop alone, and the head only says where the cube is.
         grid: voxels along a side; None for the weights' own.
+        share: how far a head that carries the surface moves, 0 to 1; None for the weights' own.
         back: keep the back of the head, at the level "normals", carved by what a network says of
             its normals. Nobody sees it, and the shipped weights have no such network.
         weights: folder-less name of other weights than the shipped ones, for trials; "" for them.
@@ -99,8 +103,18 @@ class RafarePredictConfig:
     level: Level = "normals"
     guide: bool = True
     grid: int | None = None
+    share: float | None = None
     back: bool = False
     weights: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            UserError: with the range.
+        """
+        if self.share is not None and not 0 <= self.share <= 1:
+            raise UserError(f"share is {self.share}; it lies in 0 to 1")
 
 
 class RafarePredictor:
@@ -222,7 +236,9 @@ class RafarePredictor:
         found = self.surface(pixels, region.numpy(), guide if self.config.guide else None)
         points = found.vertices.cpu() + found.vertices.new_tensor([0.0, 0.0, middle]).cpu()
         px = crop_to_photo(px_from_cube(points, crop.size), crop)
-        return FreeSurface(px, found.faces.cpu())
+        asked = self.config.share
+        share = self.networks.config.share if asked is None else asked
+        return FreeSurface(px, found.faces.cpu(), share)
 
 
 def crop_regions(crop: Crop, regions: Regions | None, guide: Guide) -> UInt8[Tensor, "s s"]:
@@ -330,4 +346,5 @@ def config_from_dict(values: dict[str, Any]) -> RafareConfig:
         NormalNetConfig(**plain(values["normals"])),
         FieldConfig(**plain(values["field"])),
         None if back is None else NormalNetConfig(**plain(back)),
+        float(values.get("share", 1.0)),
     )

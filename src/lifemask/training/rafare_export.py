@@ -139,13 +139,14 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{part}", type=Path, required=True, help=f"run of rafare-{part}")
     parser.add_argument("--normals-back", type=Path, help="run of rafare-normals with net.back")
     parser.add_argument("--field", type=json.loads, default={}, help="json of FieldConfig")
+    parser.add_argument("--share", type=float, default=1.0, help="of RafareConfig")
     add_options(parser, SOURCES)
     options = parser.parse_args(arguments)
     runs = {part: getattr(options, part) for part in PARTS}
     if options.normals_back is not None:
         runs[BACK] = options.normals_back
     config, weights = join_runs(runs, options.which)
-    config = replace(config, field=FieldConfig(**options.field))
+    config = replace(config, field=FieldConfig(**options.field), share=options.share)
     states = [read_state(run / f"{options.which}.safetensors") for run in runs.values()]
     steps = {part: s["step"] for part, s in zip(runs, states, strict=True)}
     batches = (s["recipe"]["optim"]["batch"] for s in states)

@@ -39,6 +39,9 @@ def pairs(
     heads: Annotated[
         str, typer.Option(metavar="lifemask|ict|both", help="Face models of the heads.")
     ] = "lifemask",
+    warp: Annotated[
+        float, typer.Option(metavar="MM", help="Bend heads off their model by up to so much, RMS.")
+    ] = 0.0,
     blend: Annotated[
         str, typer.Option(metavar="poisson|paste", help="How heads join.")
     ] = "poisson",
@@ -89,6 +92,7 @@ def pairs(
         inpaint=inpaint,  # pyright: ignore[reportArgumentType]
         inpaint_weights="" if inpaint_weights is None else str(inpaint_weights),
         shard_size=shard_size,
+        warp_mm=warp,
     )
     crew = usable_cores() if workers is None else workers
     with _Bar(count) as bar:
