@@ -95,6 +95,8 @@ def test_settings_out_of_range_are_refused():
     for wrong in (-1.0, 6.5, float("nan")):
         with pytest.raises(UserError, match="warp_mm"):
             PairsConfig(warp_mm=wrong)
+    with pytest.raises(UserError, match="fitted_only has none"):
+        PairsConfig(warp_mm=2.0, mode="fitted_only")
 
 
 def test_it_is_kept_and_older_shards_are_read_as_unbent(tmp_path):

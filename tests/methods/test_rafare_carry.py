@@ -128,8 +128,14 @@ def test_a_head_takes_the_share_of_a_surface_that_is_believed(bumped):
     assert torch.allclose(part, 0.4 * whole, atol=0.05)
     assert torch.equal(some.surface.vertices_px, carried.surface.vertices_px)
     assert some.surface.share == 0.4 and carried.surface.share == 1.0
-    none, _ = moves(geometry, replace(surface, share=0.0))
+    none, bare = moves(geometry, replace(surface, share=0.0))
     assert none.abs().max() < 0.05
+    # the fine form is that above the whole of the coarse one, however much of that is taken
+    rippled = surface_of(geometry, lambda p: bump(p) + 0.3 * torch.sin(p[:, 1] * 2), 3)
+    fine = [moves(geometry, replace(rippled, share=s))[1].detail for s in (1.0, 0.4)]
+    assert fine[0].displacement_mm.abs().max() > 0.1
+    assert torch.equal(fine[0].displacement_mm, fine[1].displacement_mm)
+    assert torch.equal(fine[0].known, fine[1].known) and bare.detail.known.max() == 1
 
 
 def test_where_it_lies_in_depth_does_not_matter(bumped):

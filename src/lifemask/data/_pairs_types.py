@@ -28,7 +28,7 @@ NORMAL_STEPS = 127
 MOST_WARP_MM = 6.0
 """Heads that are bent farther are no faces."""
 LATER: dict[str, Any] = {"warp_mm": 0.0}
-"""Facts that older shards do not have, and what they are there."""
+"""Facts and settings that older shards and manifests do not have, and what they are there."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,8 @@ class PairsConfig:
                 raise UserError(f"{name} is {getattr(self, name)}; it lies in {low} to {high}")
         if not 0 <= self.warp_mm <= MOST_WARP_MM:
             raise UserError(f"warp_mm is {self.warp_mm}; it lies in 0 to {MOST_WARP_MM:g}")
+        if self.warp_mm and self.mode == "fitted_only":
+            raise UserError("warp_mm bends heads that are swapped in; mode fitted_only has none")
         if self.inpaint_weights and self.inpaint != "net":
             raise UserError("inpaint_weights are those of --inpaint net; give both or neither")
         if self.box < 1 or self.box % 2 == 0:

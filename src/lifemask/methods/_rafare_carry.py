@@ -107,12 +107,14 @@ def carry_surface(
     config = config or CarryConfig()
     device = geometry.vertices_mm.device
     scene = _create_scene(moved(geometry, "cpu"), surface, model, config, regions)
-    moves = _register(scene)
-    vertices = scene.start + moves
+    whole = _register(scene)
     fine = replace(scene, layout=carry_layout(model, config.map_size))
-    seen = fine.seen(vertices)[0]
+    seen = fine.seen(scene.start + whole)[0]
     limits = (config.relief_mm, config.band_mm)
-    relief, known = relief_map(fine.layout, scene.view, vertices, seen, *limits)
+    relief, known = relief_map(fine.layout, scene.view, scene.start + whole, seen, *limits)
+    share = scene.surface.share
+    moves = whole if share == 1 else keep_lids_out(scene.layout, scene.start, share * whole)
+    vertices = scene.start + moves
     has68 = "ict68" in model.landmark_embeddings
     carried = replace(
         scene.geometry,
@@ -222,7 +224,7 @@ class _Scene:
 
 
 def _register(scene: _Scene) -> Float[Tensor, "v 3"]:
-    """The moves of all vertices, from coarse to fine."""
+    """The moves of all vertices onto the surface, the whole of them, from coarse to fine."""
     layout, config, start = scene.layout, scene.config, scene.start
     solver = create_solver(layout, start, scene.geometry.faces)
     moves = torch.zeros_like(start)
@@ -238,7 +240,7 @@ def _register(scene: _Scene) -> Float[Tensor, "v 3"]:
         wished[place], wish[place] = move, 10.0
     moves = solver(target, weight, config.bend_mm[-1], wished, wish)
     moves = eyes_and_mouth(layout, _limited(moves, config.max_move_mm))
-    return keep_lids_out(layout, start, scene.surface.share * moves)
+    return keep_lids_out(layout, start, moves)
 
 
 def _other_side(
