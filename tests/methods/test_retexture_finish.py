@@ -10,8 +10,10 @@ from lifemask.graphics.camera import orthographic_camera, rotation_from_euler_de
 from lifemask.graphics.lighting import linear_to_srgb
 from lifemask.graphics.render import render
 from lifemask.graphics.uv import sample_uv
-from lifemask.methods._retexture_finish import FinishConfig, _MapPlace
+from lifemask.methods._retexture_finish import FinishConfig, _MapPlace, with_hidden
+from lifemask.methods._texture_complete import DARKEST, assemble, physical
 from lifemask.methods._texture_layout import texture_layout
+from lifemask.methods._texture_light import LightEstimate
 from lifemask.methods.retexture import (
     RetextureConfig,
     RetexturePredictConfig,
@@ -72,6 +74,39 @@ def test_a_head_is_complete_and_plausible(model: FaceModel, dress: Retexturer, y
     assert float(((luminance > 0.01) & (luminance < 0.99)).float().mean()) > 0.999
     assert set(found.part_albedo) == {"eyes", "teeth", "tongue"}
     assert found.detail_light is not None and found.detail_light.shape[0] == 27
+
+
+def test_no_texel_of_a_texture_is_darker_than_a_rough_surface_can_be(model: FaceModel):
+    layout = texture_layout(model, SIZE, 64, 6)
+    light = LightEstimate(LIGHT, SKIN.log(), float("nan"), 0)
+    soot = torch.zeros(len(layout.atlas.gather(torch.zeros(3, SIZE, SIZE))), 3)
+    found = layout.atlas.gather(assemble(soot, light, layout))
+    luminance = found @ torch.tensor([0.2126, 0.7152, 0.0722])
+    assert float(luminance.min()) == pytest.approx(DARKEST)
+    assert float((luminance > DARKEST * 1.01).float().mean()) < 0.01  # all but the mouth's inside
+
+
+def test_what_is_light_enough_stays_and_black_becomes_grey():
+    rows = torch.tensor([[0.4, 0.2, 0.1], [0.0, 0.0, 0.0], [0.012, 0.004, 0.0]])
+    out = physical(rows)
+    assert torch.equal(out[0], rows[0])
+    assert torch.allclose(out[1], torch.full((3,), DARKEST))
+    assert torch.allclose(out[2, 0] - out[2, 1], rows[2, 0] - rows[2, 1])  # the hue's direction
+
+
+def test_hidden_skin_has_the_other_sides_detail(dress: Retexturer):
+    chart = dress.chart
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(3, chart.size, chart.size, generator=generator).mul(0.05).exp()
+    left = torch.arange(chart.size).expand(chart.size, -1) < chart.size // 2
+    albedo = torch.where(left, 0.3 * noise, torch.tensor(0.3))
+    out = with_hidden(albedo, left.float(), chart)
+    hidden = (~left & chart.inside)[:, chart.size * 5 // 8 :]
+    fine = out[:, :, chart.size * 5 // 8 :].log()[:, hidden]
+    other = albedo.flip(-1)[:, :, chart.size * 5 // 8 :].log()[:, hidden]
+    assert 1.0 < float(fine.std() / other.std()) < 1.3
+    assert float(torch.corrcoef(torch.stack((fine.flatten(), other.flatten())))[0, 1]) > 0.95
+    assert torch.allclose(out[:, left & chart.inside], albedo[:, left & chart.inside], rtol=1e-4)
 
 
 def test_the_same_photo_gives_the_same_texture(model: FaceModel, dress: Retexturer):

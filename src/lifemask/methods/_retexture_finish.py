@@ -41,8 +41,10 @@ _BAND = 2 / 128
 """Standard deviation (share of the map's side) of the blur below which albedo is low band."""
 _MIRROR = 0.35
 """Share of the low band that a hidden texel takes from its visible mirror image."""
-_LIFT = 1.15
-"""Strength of the fine band of hidden texels: sampling the map for the texture softens it."""
+_LIFT = 1.25
+"""Strength of the fine band of hidden texels: sampling the map for the texture softens it, and so
+does mixing what the network says with the mirror image. With it development heads have as much fine
+detail on hidden skin, over that on visible skin, as their truth has."""
 _RIM = 0.02, 0.10
 """From and up to which distance to the map's rim (shares of its side) the map counts."""
 

@@ -37,6 +37,9 @@ _ENOUGH = 0.01
 """Least share of the texels, or of the region maps, that tells it."""
 _BLACK = 0.02
 """Linear albedo below which hair is black, of whatever hue."""
+DARKEST = 0.013
+"""Least luminance of an albedo, 30 in sRGB: nothing rough is darker, black hair included, and what
+engines' tools call a valid base colour starts there."""
 _MIN_FACING = 0.3
 """Least cosine to the view at which a texel does."""
 
@@ -262,9 +265,14 @@ def grain_level(own: Tensor, weight: Tensor, layout: TextureLayout) -> float:
     return min(0.06, float(fine.abs().median()) * 1.4826 * 1.2)
 
 
+def physical(albedo: Float[Tensor, "t 3"]) -> Float[Tensor, "t 3"]:
+    """Linear albedo that some surface can have: grey is added to what is darker than `DARKEST`."""
+    return (albedo + (DARKEST - luminance(albedo)[:, None]).clamp(min=0)).clamp(max=1)
+
+
 def assemble(albedo: Tensor, light: LightEstimate, layout: TextureLayout) -> Tensor:
     """The whole texture: charts, gutters, and skin colour in between for mipmaps."""
-    texture = layout.atlas.scatter(albedo)
+    texture = layout.atlas.scatter(physical(albedo))
     if layout.cavity is not None:
         tone = light.tone.exp()
         colors = layout.cavity_rgb
