@@ -10,7 +10,12 @@ from lifemask.graphics.camera import orthographic_camera, rotation_from_euler_de
 from lifemask.graphics.lighting import linear_to_srgb
 from lifemask.graphics.render import render
 from lifemask.graphics.uv import sample_uv
-from lifemask.methods._retexture_finish import FinishConfig, _MapPlace, with_hidden
+from lifemask.methods._retexture_finish import (
+    FinishConfig,
+    _MapPlace,
+    like_skin,
+    with_hidden,
+)
 from lifemask.methods._texture_complete import DARKEST, assemble, physical
 from lifemask.methods._texture_layout import texture_layout
 from lifemask.methods._texture_light import LightEstimate
@@ -191,3 +196,29 @@ def test_the_light_is_that_of_the_network(model: FaceModel, dress: Retexturer):
     assert bool((dress(photo, geometry).lighting.sh == said.light[0]).all())
     sampled = sample_uv(said.albedo[0], torch.tensor([[0.5, 0.5]]))
     assert bool(((sampled > 0) & (sampled < 1)).all())
+
+
+def test_a_tint_that_no_skin_has_is_held_back(dress: Retexturer):
+    chart = dress.chart
+    size = chart.size
+    prior = SKIN[:, None, None].expand(3, size, size)
+    fine = torch.randn(1, size, size, generator=torch.Generator().manual_seed(2)).mul(0.05).exp()
+    skin = prior * fine
+    assert torch.equal(like_skin(skin, prior, chart), skin)
+    assert torch.equal(like_skin(skin * 0.7, prior, chart), skin * 0.7)  # another tone is no tint
+    patch = torch.zeros(size, size, dtype=torch.bool)
+    patch[size * 5 // 16 : size * 7 // 16, size // 4 : size * 3 // 4] = True
+    patch &= chart.inside
+    yellow = torch.where(patch, skin * torch.tensor([1.0, 1.3, 0.2])[:, None, None], skin)
+    out = like_skin(yellow, prior, chart)
+
+    def tint(albedo: torch.Tensor) -> torch.Tensor:
+        middle = albedo[:, size * 3 // 8, size * 7 // 16 : size * 9 // 16].log()
+        return (middle[1] - middle[2]).mean() - (SKIN[1] / SKIN[2]).log()
+
+    assert float(tint(yellow)) > 1.5 and 0.3 < float(tint(out)) < 0.6
+    weights = torch.tensor([0.2126, 0.7152, 0.0722])[:, None, None]
+    assert torch.allclose((out * weights).sum(0), (yellow * weights).sum(0), rtol=1e-3)
+    far = ~patch & chart.inside
+    far[size // 4 : size // 2] = False
+    assert torch.allclose(out[:, far], skin[:, far], rtol=1e-3)

@@ -45,6 +45,10 @@ _LIFT = 1.25
 """Strength of the fine band of hidden texels: sampling the map for the texture softens it, and so
 does mixing what the network says with the mirror image. With it development heads have as much fine
 detail on hidden skin, over that on visible skin, as their truth has."""
+_TINT = 0.3, 0.5
+"""From where on the low band's chroma (log ratios of channels) is held back in how far it differs
+from the prior's beyond the face's usual difference, and the most it may: of true skins half a
+percent is beyond the first, and a coloured lamp's clipped highlight reached 1.8."""
 _RIM = 0.02, 0.10
 """From and up to which distance to the map's rim (shares of its side) the map counts."""
 
@@ -97,7 +101,8 @@ def dressed(
     lighting = Lighting(said.light[0])
     fine_shade = detail_shading(texel_transfer(seen.normals), said.detail)
     shown = (softened(seen.visible) * well_lit(seen.texture, fine_shade, seen.visible))[0, 0]
-    albedo = place.sample(_inside(with_hidden(said.albedo[0], shown, chart), chart))
+    skin_tinted = like_skin(said.albedo[0], said.prior[0], chart)
+    albedo = place.sample(_inside(with_hidden(skin_tinted, shown, chart), chart))
     shade, flat_shade = _shadings(place, said, texels, geometry, layout)
     own = _divided(texels.colors, shade)
     beyond = _divided(texels.colors, flat_shade)
@@ -207,6 +212,45 @@ def with_hidden(
     other = borrowed * (fine.flip(-1) - fine) + both * grain
     fine = fine + other * _LIFT + hidden * (_LIFT - 1) * fine
     return (low + fine).exp().clamp(0, 1)
+
+
+def like_skin(
+    albedo: Float[Tensor, "3 n n"], prior: Float[Tensor, "3 n n"], chart: TextureChart
+) -> Float[Tensor, "3 n n"]:
+    """The map without tints that no skin has.
+
+    Where a channel is clipped, or a coloured lamp meets another light, dividing by the light leaves
+    yellow or green patches. Chroma varies over a face, and the prior knows how; what differs from
+    it smoothly by more than true skins do is held back, at the same luminance. Fine detail stays.
+
+    Args:
+        albedo: linear.
+        prior: of the same face.
+        chart: the map.
+    """
+    mask = chart.inside.to(albedo)
+    log, guess = albedo.clamp(min=2e-3).log(), prior.clamp(min=2e-3).log()
+    tint = _blurred(_chroma(log) - _chroma(guess), mask)
+    usual = tint[:, chart.inside].median(1).values[:, None, None]
+    off = tint - usual
+    start, most = _TINT
+    over = (off.abs() - start).clamp(min=0)
+    held = off.sign() * (over - (most - start) * torch.tanh(over / (most - start)))
+    if not bool((held != 0).any()):
+        return albedo
+    red, blue = -held[0], held[1]  # red over green falls by held[0], green over blue by held[1]
+    out = torch.stack((log[0] + red, log[1], log[2] + blue)).exp()
+    ratio = _luminance_map(albedo) / _luminance_map(out).clamp(min=1e-4)
+    return (out * ratio).clamp(0, 1)
+
+
+def _chroma(log: Float[Tensor, "3 n n"]) -> Float[Tensor, "2 n n"]:
+    """Logarithms of red over green and green over blue."""
+    return log[:-1] - log[1:]
+
+
+def _luminance_map(albedo: Float[Tensor, "3 n n"]) -> Float[Tensor, "1 n n"]:
+    return luminance(albedo.movedim(0, -1))[None]
 
 
 def _matched_tone(log: Tensor, mean: Tensor, slope: Tensor) -> Float[Tensor, "3"]:
