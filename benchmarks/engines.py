@@ -34,6 +34,7 @@ from lifemask.evaluation.engines import EngineCase, engine_differences  # noqa: 
 from lifemask.evaluation.predict import predict  # noqa: E402
 from lifemask.evaluation.predictions import load_predictions  # noqa: E402
 from lifemask.facemodel import load_face_model  # noqa: E402
+from lifemask.faces import mouth as mouths  # noqa: E402
 from lifemask.faces.crop import crop_square  # noqa: E402
 from lifemask.faces.eyes import HEIGHT, WIDTH, load_eyes  # noqa: E402
 from lifemask.faces.landmarker import load_landmarker  # noqa: E402
@@ -80,7 +81,8 @@ def calls(case: EngineCase, engine: Engine) -> dict[str, Callable[[], Any]]:
     crop = case.crops(landmarker.size)[:1]
     pixels, large = crop.numpy(), case.crops(parser.size, 1.25)[:1]
     empty = np.zeros((1, 18, 3), np.float32)
-    eyes = load_eyes(engine)
+    eyes, mouth = load_eyes(engine), mouths.load_mouth(engine)
+    lips = np.random.default_rng(1).random((1, 3, mouths.HEIGHT, mouths.WIDTH), np.float32)
     pair = np.random.default_rng(0).random((2, 3, HEIGHT, WIDTH), np.float32)
     ahead = np.array([[0, 0, 1]] * 2, np.float32)
     seen = type(case.texture_input)(*(part[:1] for part in case.texture_input))
@@ -91,6 +93,7 @@ def calls(case: EngineCase, engine: Engine) -> dict[str, Callable[[], Any]]:
     return {
         "landmarker": lambda: landmarker.predict_crops(crop),
         "eyes, both": lambda: eyes.network(pair, ahead),
+        "mouth": lambda: mouth.network(lips, ahead[:1]),
         "parser": lambda: parser.predict_crops(large),
         "dasl": lambda: dasl._network(pixels, empty),
         "pgn": lambda: pgn._network(pixels),

@@ -33,7 +33,8 @@ from lifemask.faces.crop import square_box  # noqa: E402
 from lifemask.faces.eyes import LIDS, NAME, lid_opening  # noqa: E402
 from lifemask.graphics.camera import project  # noqa: E402
 from lifemask.methods._eyes import gaze_of  # noqa: E402
-from lifemask.nn.eye_net import EyeNet, config_from_dict  # noqa: E402
+from lifemask.nn.closeup_net import config_from_dict  # noqa: E402
+from lifemask.nn.eye_net import EyeNet  # noqa: E402
 from lifemask.nn.shipped import with_weights  # noqa: E402
 from lifemask.pipeline import Pipeline, PipelineConfig  # noqa: E402
 from lifemask.training.eyes import SHUT, eye_scores, gaze_error_deg, read_all  # noqa: E402
@@ -103,13 +104,13 @@ def render_scores(told, truth, away, use) -> dict[str, Any]:
     error = np.abs(told - truth)[use]
     below = told[shut][:, None] < told[wide][None]
     return {
-        "opening": _interval(error),
+        "opening": interval(error),
         "correlation": float(np.corrcoef(told[use], truth[use])[0, 1]),
         "shut eyes": int(shut.sum()),
         "shut, called shut": float((told[shut] < 1.3 * SHUT).mean()),
         "open, called shut": float((told[wide] < 1.3 * SHUT).mean()),
         "auc": float(below.mean()),
-        "gaze_deg": _interval(away[wide]),
+        "gaze_deg": interval(away[wide]),
     }
 
 
@@ -146,9 +147,9 @@ def on_portraits(pipeline: Pipeline, path: Path) -> dict[str, Any]:
         told = np.array(openings[name])
         rows.append({
             "system": name,
-            "lids_percent": _interval(np.array(found[name])),
+            "lids_percent": interval(np.array(found[name])),
             "rank correlation": rank_correlation(told, true),
-            "opening_2d": _interval(np.abs(told - true)),
+            "opening_2d": interval(np.abs(told - true)),
         })  # fmt: skip
     return {"portraits": len(found[SYSTEMS[0]]), "misses": misses, "systems": rows}
 
@@ -165,7 +166,8 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def _interval(values: np.ndarray) -> dict[str, Any]:
+def interval(values: np.ndarray) -> dict[str, Any]:
+    """Mean and its 95 % interval."""
     low, high = bootstrap_ci95(values, np.zeros(len(values), int), "images")
     return {"value": float(values.mean()), "ci95": [low, high]}
 

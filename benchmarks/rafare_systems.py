@@ -141,6 +141,7 @@ class Photos:
                 method=method,
                 texture="none",
                 refine=False,
+                mouth=False,
                 eyes=False,
                 threads=self.threads,
             )

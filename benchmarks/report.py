@@ -15,6 +15,7 @@ from lifemask.evaluation.report import one_number as nme
 from lifemask.evaluation.report import table as _table
 from report_dasl import dasl_sections
 from report_eyes import eyes_sections
+from report_mouth import mouth_sections
 from report_pgn import pgn_sections
 from report_rafare import rafare_sections
 from report_readme import method_lines, peer_lines
@@ -324,6 +325,7 @@ def results_page(results: dict[str, Result]) -> str:
     lines += dasl_sections(results)
     lines += pgn_sections(results)
     lines += eyes_sections(results)
+    lines += mouth_sections(results)
     lines += retexture_sections(results)
     lines += rafare_sections(results)
     lines += scores_section(results)

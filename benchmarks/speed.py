@@ -145,6 +145,7 @@ def time_stages(weights: str, photo: np.ndarray) -> list[dict[str, Any]]:
         ),
         entry("fit to landmarks", fit_ms, 60.0, "", None),
         entry("fit and photometric refinement", fit_ms + refine_ms, 2000.0, "", None),
+        entry("lips", median_ms(lambda: pipeline.read_mouth(photo, fine), 15), None, "", None),
         entry(
             "lids and gaze of both eyes",
             median_ms(lambda: pipeline.read_eyes(photo, fine), 15),

@@ -63,6 +63,7 @@ def test_the_engine_reaches_every_stage(monkeypatch):
     for place in (
         "lifemask.faces.landmarker.load_landmarker",
         "lifemask.faces.parsing.load_parser",
+        "lifemask.pipeline.load_mouth",
         "lifemask.pipeline.load_eyes",
         "lifemask.methods.retexture.load_retexturer",
         "lifemask.methods.rafare.load_rafare",
@@ -74,9 +75,9 @@ def test_the_engine_reaches_every_stage(monkeypatch):
     for method in ("pgn", "dasl", "rafare"):
         pipeline = Pipeline(PipelineConfig(engine="torch", method=method))
         assert pipeline.geometry_stage is not None
-    names = ("landmarker", "eye_reader", "parser", "retexturer", "surface_finder")
+    names = ("landmarker", "mouth_reader", "eye_reader", "parser", "retexturer", "surface_finder")
     stages = [getattr(pipeline, name) for name in names]
-    assert all(stages) and len(asked) == 8 and all(asked.values()), asked
+    assert all(stages) and len(asked) == 9 and all(asked.values()), asked
 
 
 def test_unknown_engines_are_refused():

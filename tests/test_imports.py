@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "lifemask"
 ORDER = (
     "types", "assets", "graphics", "facemodel", "nn", "losses", "faces", "methods",
     "record", "export", "head", "preview", "relighting", "pipeline_config", "pipeline_input",
-    "pipeline", "outputs", "video",
+    "pipeline", "api", "outputs", "video",
     "data", "evaluation", "training", "batch", "apps",
 )  # fmt: skip
 """A module may import from those to its left and from its own folder, and nothing else."""

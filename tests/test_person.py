@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import lifemask
-import lifemask.pipeline as pipeline_module
+import lifemask.api as api_module
 from fake_stages import EggLandmarker, no_face, one_face, textures
 from lifemask.assets import AssetError, UserError
 from lifemask.faces.choice import NoFaceError
@@ -155,14 +155,14 @@ def test_the_public_function(monkeypatch):
         made.append(config)
         return person_pipeline(faces=config.faces)
 
-    pipeline_module._pipeline.cache_clear()
-    monkeypatch.setattr(pipeline_module, "Pipeline", make)
+    api_module._pipeline.cache_clear()
+    monkeypatch.setattr(api_module, "Pipeline", make)
     config = PipelineConfig(refine=False, faces="all")
     heads = lifemask.reconstruct_person(PHOTOS, config, boxes=[None, (20, 30, 90, 110)])
     assert [c.faces for c in made] == ["largest"]
     assert heads[1].face.box == (20, 30, 90, 110)
     assert torch.equal(identity_of(heads[0]), identity_of(heads[1]))
-    pipeline_module._pipeline.cache_clear()
+    api_module._pipeline.cache_clear()
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-import lifemask.pipeline as pipeline_module
+import lifemask.api as api_module
 from fake_stages import EggLandmarker, no_face, one_face, textures
 from lifemask.assets import UserError
 from lifemask.faces.choice import NoFaceError
@@ -157,15 +157,15 @@ def test_reconstruct_reuses_the_networks(monkeypatch):
         made.append(config)
         return egg_pipeline(two_faces, faces=config.faces)
 
-    pipeline_module._pipeline.cache_clear()
-    monkeypatch.setattr(pipeline_module, "Pipeline", make)
+    api_module._pipeline.cache_clear()
+    monkeypatch.setattr(api_module, "Pipeline", make)
     config = PipelineConfig(refine=False)
     for _ in range(2):
-        head = pipeline_module.reconstruct(PHOTO, config)
+        head = api_module.reconstruct(PHOTO, config)
     assert head.face.box == (100, 40, 220, 180)
-    assert len(pipeline_module.reconstruct_all(PHOTO, config)) == 2
+    assert len(api_module.reconstruct_all(PHOTO, config)) == 2
     assert len(made) == 2  # one for the largest face, one for all
-    pipeline_module._pipeline.cache_clear()
+    api_module._pipeline.cache_clear()
 
 
 def test_files_of_one_and_of_several_heads(tmp_path):

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from lifemask.api import reconstruct as reconstruct
+    from lifemask.api import reconstruct_all as reconstruct_all
+    from lifemask.api import reconstruct_person as reconstruct_person
     from lifemask.assets import UserError as UserError
     from lifemask.assets import weights_path as weights_path
     from lifemask.facemodel import load_face_model as load_face_model
@@ -23,9 +26,6 @@ if TYPE_CHECKING:
     from lifemask.outputs import write_heads as write_heads
     from lifemask.pipeline import Pipeline as Pipeline
     from lifemask.pipeline import PipelineConfig as PipelineConfig
-    from lifemask.pipeline import reconstruct as reconstruct
-    from lifemask.pipeline import reconstruct_all as reconstruct_all
-    from lifemask.pipeline import reconstruct_person as reconstruct_person
     from lifemask.relighting import turntable as turntable
 
 _PUBLIC = {
@@ -37,9 +37,9 @@ _PUBLIC = {
     "load_face_model": "lifemask.facemodel",
     "load_image": "lifemask.faces.image",
     "load_landmarker": "lifemask.faces.landmarker",
-    "reconstruct": "lifemask.pipeline",
-    "reconstruct_all": "lifemask.pipeline",
-    "reconstruct_person": "lifemask.pipeline",
+    "reconstruct": "lifemask.api",
+    "reconstruct_all": "lifemask.api",
+    "reconstruct_person": "lifemask.api",
     "turntable": "lifemask.relighting",
     "weights_path": "lifemask.assets",
     "write_heads": "lifemask.outputs",

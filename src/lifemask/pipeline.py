@@ -1,4 +1,4 @@
-"""A photo becomes heads: detect -> landmarks -> geometry -> refinement -> eyes -> texture."""
+"""A photo becomes heads: detect, landmarks, geometry, refinement, mouth and eyes, texture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from lifemask.faces.choice import (
 from lifemask.faces.crop import Box, cut_window
 from lifemask.faces.detect import Detector, DetectorConfig
 from lifemask.faces.eyes import EyeReader, load_eyes
+from lifemask.faces.mouth import MouthReader, load_mouth
 from lifemask.faces.parsing import Parser, Regions, find_parser
 from lifemask.graphics.camera import camera_for_crop, project
 from lifemask.head import Head
@@ -62,9 +63,6 @@ __all__ = [
     "pgn_settings",
     "named",
     "read_photo",
-    "reconstruct",
-    "reconstruct_all",
-    "reconstruct_person",
 ]
 SQUARE_NAME = "ibug68-3d-bfm"  # the regions' square is about these
 LEARNED_IDENTITY_SIGMA = 0.35
@@ -185,7 +183,7 @@ class Pipeline:
         ]
 
     def finish(self, seen: FaceInput, geometry: Geometry, person: tuple[str, ...] = ()) -> Head:
-        """The head of a geometry: refined, its eyes read, detailed, dressed; or its bare surface.
+        """The head of a geometry: refined, lips and eyes read, detailed, dressed; or bare.
 
         Args:
             seen: what the method got.
@@ -200,6 +198,8 @@ class Pipeline:
         regions = self.find_regions(image, geometry)
         given = (image, geometry, seen.landmarks, regions)
         geometry = self.refine(*given, hold_identity=bool(person), trusted=seen.given)
+        if not seen.given:
+            geometry = self.read_mouth(image, geometry, regions)
         geometry = self.read_eyes(image, geometry, not seen.given, regions)
         geometry = self.add_detail(image, geometry, regions)
         appearance = self.dress(image, geometry, regions)
@@ -282,6 +282,20 @@ class Pipeline:
         refined = with_distance(refined, landmarks, self.device_model)
         kept = ("map_vertices_px", "uncertainty_px", "surface")
         return replace(refined, **{name: getattr(geometry, name) for name in kept})
+
+    def read_mouth(
+        self, image: Rgb, geometry: Geometry, regions: Regions | None = None
+    ) -> Geometry:
+        """The head with its lips as a close-up of the mouth shows them, if that is switched on.
+
+        `regions` know of hands and things before the mouth.
+        """
+        from lifemask.methods._mouth import has_mouth, read_mouth
+
+        model = self.device_model
+        if not (self.config.mouth and self._has_params(geometry) and has_mouth(model)):
+            return geometry
+        return read_mouth(image, geometry, model, self.mouth_reader, regions)
 
     def read_eyes(
         self, image: Rgb, geometry: Geometry, lids: bool = True, regions: Regions | None = None
@@ -408,6 +422,11 @@ class Pipeline:
         return load_finder(*given)
 
     @cached_property
+    def mouth_reader(self) -> MouthReader:
+        """The network that reads mouths from close up."""
+        return load_mouth(self.config.engine, self.config.threads)
+
+    @cached_property
     def eye_reader(self) -> EyeReader:
         """The network that reads eyes from close up."""
         return load_eyes(self.config.engine, self.config.threads)
@@ -430,71 +449,3 @@ class Pipeline:
         """The face model on the pipeline's device."""
         device = self.config.device
         return self.model if device == "cpu" else deepcopy(self.model).to(device)
-
-
-def reconstruct(
-    photo: Photo,
-    config: PipelineConfig | None = None,
-    *,
-    landmarks: Points | None = None,
-    box: Box | None = None,
-) -> Head:
-    """The head of the largest face of a photo.
-
-    Args:
-        photo: a file, a PIL image, or an array (H, W, 3): uint8, uint16 or float in [0, 1].
-        config: what is run; None for the defaults.
-        landmarks: the face's landmarks in photo px, if they are known: (n, 2 or 3) or a file.
-        box: the face's box (x0, y0, x1, y1) in photo px, if it is known.
-
-    Raises:
-        UserError: no such photo, no face in it, missing weights, ...; one line, with the remedy.
-    """
-    config = replace(config or PipelineConfig(), faces="largest")
-    boxes = None if box is None else [box]
-    return _pipeline(config)(photo, boxes=boxes, landmarks=landmarks)[0]
-
-
-def reconstruct_all(
-    photo: Photo,
-    config: PipelineConfig | None = None,
-    *,
-    boxes: Sequence[Box] | None = None,
-) -> list[Head]:
-    """The heads of all faces of a photo, largest first; see `reconstruct`.
-
-    Args:
-        photo: as for `reconstruct`.
-        config: what is run; None for the defaults.
-        boxes: the faces' boxes in photo px, if they are known; the result keeps their order.
-    """
-    config = replace(config or PipelineConfig(), faces="all")
-    return _pipeline(config)(photo, boxes=boxes)
-
-
-def reconstruct_person(
-    photos: Sequence[Photo],
-    config: PipelineConfig | None = None,
-    *,
-    boxes: Sequence[Box | None] | None = None,
-    landmarks: Sequence[Points | None] | None = None,
-) -> list[Head]:
-    """The heads of one person in several photos: one identity, a pose and expression per photo.
-
-    Args:
-        photos: as for `reconstruct`; the largest face of each is taken.
-        config: what is run; None for the defaults.
-        boxes: the face's box of each photo in photo px; None where it is not known.
-        landmarks: of the face of each photo, as for `reconstruct`; None where they are not known.
-
-    Raises:
-        UserError: as for `reconstruct`, with the name of the photo.
-    """
-    config = replace(config or PipelineConfig(), faces="largest")
-    return _pipeline(config).reconstruct_person(photos, boxes=boxes, landmarks=landmarks)
-
-
-@lru_cache(maxsize=4)
-def _pipeline(config: PipelineConfig) -> Pipeline:
-    """The pipelines of this process by their settings, so that networks are loaded once."""
-    return Pipeline(config)

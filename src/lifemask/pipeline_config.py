@@ -54,6 +54,8 @@ class PipelineConfig:
             unless `appearance` is given, and "photo" otherwise.
         faces: the largest face, or all of them, largest first.
         refine: let the photo's colours refine the shape after the landmarks.
+        mouth: read from a close-up how far the lips are apart; without it they are what the method
+            saw in its crop, where a closed mouth and a parted one look alike.
         eyes: read the lids and the gaze from close-ups of the eyes; without it they are what the
             method saw in its crop, too few pixels for a blink.
         regions: find hair, hands and other things in front of the skin and keep them out of
@@ -79,6 +81,7 @@ class PipelineConfig:
     texture: str = "auto"
     faces: Literal["largest", "all"] = "largest"
     refine: bool = True
+    mouth: bool = True
     eyes: bool = True
     regions: bool = True
     max_head_px: int = 1280
@@ -173,8 +176,7 @@ def used_options(
     options = dict(of_method)
     if geometry.detail is not None:
         options["detail"] = "rafare"
-    if not config.eyes:
-        options["eyes"] = "off"
+    options |= {name: "off" for name in ("mouth", "eyes") if not getattr(config, name)}
     if config.engine != "onnx":
         options["engine"] = config.engine
     return options

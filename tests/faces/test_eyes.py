@@ -8,14 +8,13 @@ import torch
 
 from lifemask.assets import AssetError, weights_path
 from lifemask.facemodel import load_face_model
+from lifemask.faces.closeup import STABLE, Place, rough_pose
 from lifemask.faces.eyes import (
     ACROSS_MM,
     HEIGHT,
     LIDS,
-    STABLE,
     TOGETHER_OPENING,
     WIDTH,
-    EyePlace,
     EyeReader,
     cut_eye,
     eye_places,
@@ -75,15 +74,14 @@ def test_places_follow_the_head(model):
 
 def test_the_rough_pose_is_procrustes(model):
     """The same as the batched solver gives, with noise on the points and in profile, too."""
-    from lifemask.faces.eyes import _rough_pose
     from lifemask.graphics.pose import procrustes_camera
 
     template = head(model)[list(STABLE)].double()
     for yaw in (-85.0, 0.0, 40.0):
-        points = seen(model, head(model), 10.0, yaw, 25.0)[list(STABLE)].double()
+        points = seen(model, head(model), 10.0, yaw, 25.0).double()
         points = points + torch.randn(points.shape, generator=torch.Generator().manual_seed(1))
-        camera = procrustes_camera(template, points)
-        rotation, scale = _rough_pose(points.numpy(), template.numpy())
+        camera = procrustes_camera(template, points[list(STABLE)])
+        rotation, scale = rough_pose(points.numpy(), template.numpy())
         np.testing.assert_allclose(rotation, camera.rotation, atol=1e-6)
         assert scale == pytest.approx(float(camera.scale), rel=1e-6)
 
@@ -116,7 +114,7 @@ def test_a_crop_is_upright_and_to_scale():
     along = (u - 150) * up[0] + (v - 140) * up[1]
     across = -(u - 150) * up[1] + (v - 140) * up[0]
     image = np.where((np.abs(across) < 6) & (along > 0), 255, 0).astype(np.uint8)
-    place = EyePlace((150.0, 140.0), 3.0, up, False, (0.0, 0.0, 1.0))
+    place = Place((150.0, 140.0), 3.0, up, False, (0.0, 0.0, 1.0))
     crop = cut_eye(np.repeat(image[..., None], 3, 2), place)[..., 0].astype(float)
     columns = crop[:20].mean(0)
     wide = 12 / (ACROSS_MM * 3.0) * WIDTH

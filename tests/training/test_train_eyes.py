@@ -11,7 +11,8 @@ import torch
 
 from lifemask.assets import UserError
 from lifemask.data.eye_windows import EyeWindows
-from lifemask.nn.eye_net import EyeExport, EyeNet, EyeNetConfig, config_from_dict, eye_targets
+from lifemask.nn.closeup_net import CloseupConfig, config_from_dict
+from lifemask.nn.eye_net import EyeExport, EyeNet, eye_targets
 from lifemask.nn.shipped import OnnxNetwork
 from lifemask.training import eyes as training
 from lifemask.training.eyes import (
@@ -36,7 +37,7 @@ from lifemask.training.eyes_batches import (
 from lifemask.training.eyes_export import main as export
 from lifemask.training.trainable import load_trainable, loop_config
 
-NET = EyeNetConfig((8, 8, 16, 16), (1, 1, 1), 16, 16)
+NET = CloseupConfig((8, 8, 16, 16), (1, 1, 1), 16, 16)
 
 
 def toy_eyes(count=64, seed=0) -> EyeWindows:

@@ -32,7 +32,7 @@ PROTOCOLS = (
     "facescape_lab", "micc_deep3d", "micc_genova", "facewarehouse",
 )  # fmt: skip
 NETWORKS = (
-    "landmarker", "dasl", "pgn", "parser", "albedo-prior", "retexture", "eyes", "inpaint",
+    "landmarker", "dasl", "pgn", "parser", "albedo-prior", "retexture", "eyes", "mouth", "inpaint",
     "rafare-base", "rafare-fine", "rafare-normals",
 )  # fmt: skip
 MODELS = ("ict", "flame2020", "flame2023", "bfm2009", "bfm2017", "sfm")

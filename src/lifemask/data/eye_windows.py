@@ -8,7 +8,6 @@ writes npz shards; a run that was stopped goes on. `--part I/N` makes every N-th
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,14 +18,13 @@ import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
-from lifemask.assets import UserError
+from lifemask.data._windows import SHARD, claim_folder, load_shards, write_shards
+from lifemask.faces.closeup import STABLE, Place
 from lifemask.faces.eyes import (
     ACROSS_MM,
     HEIGHT,
     LIDS,
-    STABLE,
     WIDTH,
-    EyePlace,
     cut_eye,
     eye_places,
     lid_opening,
@@ -37,15 +35,14 @@ if TYPE_CHECKING:
 
     from lifemask.data.synthetic import Generator, Sample
 
-logger = logging.getLogger(__name__)
 MARGIN = 1.5
 """Width of a window in crops: room for the training's shifts and turns."""
-SHARD = 500
 SIZE, EXPAND = 256, 0.7
 """Side of the renders in px, and in nominal crops: closer than other networks look."""
 HIDDEN_KEPT = 0.3
 """Share of the eyes with less than a third of their points in view that is kept."""
 VERSION = 1
+KIND, PROGRAM = "eyes", "python -m lifemask.data.eye_windows"
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def eyes_of(sample: Sample, template_mm: Tensor) -> list[dict[str, Any]]:
 
 
 def to_window(
-    points_px: Float[ndarray, "n 2"], place: EyePlace, margin: float, size: int
+    points_px: Float[ndarray, "n 2"], place: Place, margin: float, size: int
 ) -> Float[ndarray, "n 2"]:
     """Photo px to px of the window that `cut_eye` makes; integers are centres in both."""
     up = np.array(place.up)
@@ -160,22 +157,10 @@ def write_eyes(
     config = SyntheticConfig(
         seed=settings.seed, size=SIZE, expand=EXPAND, shard_size=SHARD, lids=settings.lids
     )
-    folder.mkdir(parents=True, exist_ok=True)
     header = {"version": VERSION, "licence": "open", **asdict(settings)}
-    path = folder / "eyes.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != header:
-        raise UserError(f"{folder} holds eyes of another run: delete it or name another folder")
-    path.write_text(json.dumps(header), encoding="utf-8")
+    claim_folder(folder, KIND, header)
     generator = create_generator(config, data)
-    for shard, start in enumerate(range(0, count, SHARD)):
-        if shard % part[1] != part[0] or _shard(folder, shard).is_file():
-            continue
-        eyes = render_eyes(generator, start, min(SHARD, count - start))
-        temporary = folder / f"eyes-{shard:04d}.part"
-        with temporary.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **vars(eyes))
-        temporary.replace(_shard(folder, shard))
-        logger.info("eyes of %d faces: %d", start + SHARD, len(eyes))
+    write_shards(folder, KIND, count, part, lambda first, n: render_eyes(generator, first, n))
 
 
 def load_eyes_cache(folder: Path, held_out: bool = False) -> EyeWindows:
@@ -188,31 +173,12 @@ def load_eyes_cache(folder: Path, held_out: bool = False) -> EyeWindows:
     Raises:
         UserError: there is no cache, or it is of the other kind.
     """
-    from lifemask.data.synthetic import HELD_OUT_SEED
-
-    path = folder / "eyes.json"
-    shards = sorted(folder.glob("eyes-*.npz"))
-    if not path.is_file() or not shards:
-        raise UserError(f"{folder} holds no eyes: run python -m lifemask.data.eye_windows {folder}")
-    seed = json.loads(path.read_text(encoding="utf-8"))["seed"]
-    if (seed >= HELD_OUT_SEED) != held_out:
-        kind = "held out" if seed >= HELD_OUT_SEED else "training material"
-        raise UserError(f"the eyes of {folder} are {kind} (seed {seed})")
-    parts = []
-    for shard in shards:
-        with np.load(shard) as archive:
-            parts.append({name: archive[name] for name in EyeWindows.__dataclass_fields__})
-    return EyeWindows(**{name: np.concatenate([p[name] for p in parts]) for name in parts[0]})
-
-
-def _shard(folder: Path, shard: int) -> Path:
-    return folder / f"eyes-{shard:04d}.npz"
+    return load_shards(folder, KIND, EyeWindows, PROGRAM, held_out)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    program = "python -m lifemask.data.eye_windows"
-    parser = argparse.ArgumentParser(prog=program, description=__doc__)
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     parser.add_argument("folder", type=Path, help="where the cache goes")
     parser.add_argument("--data", type=Path, required=True, help="folder with skins/ and hdri/")
     parser.add_argument("--count", type=int, default=12_000, help="faces")

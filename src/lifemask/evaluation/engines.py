@@ -21,6 +21,7 @@ from lifemask.facemodel import load_face_model
 from lifemask.faces.crop import Box, crop_square
 from lifemask.faces.eyes import cut_eye, eye_places, load_eyes
 from lifemask.faces.landmarker import load_landmarker
+from lifemask.faces.mouth import cut_mouth, load_mouth, mouth_place
 from lifemask.faces.parsing import EXPAND, load_parser
 from lifemask.graphics.camera import project
 from lifemask.graphics.lighting import linear_to_srgb
@@ -39,6 +40,7 @@ BATCHES = (1, 2, 5)
 TOLERANCES: dict[str, dict[str, float]] = {
     "landmarker": {"crop px": 0.01},
     "eyes": {"opening": 1e-3, "degrees": 0.05},
+    "mouth": {"opening": 1e-3},
     "parser": {"probability": 1e-3},
     "dasl": {"degrees": 0.02, "mm": 0.02},
     "pgn": {"degrees": 0.02, "mm": 0.02},
@@ -130,7 +132,7 @@ class EngineCase:
 @torch.no_grad()
 def engine_differences(case: EngineCase) -> Iterator[EngineDifference]:
     """The largest differences between the engines, output by output."""
-    for compare in (_landmarker, _eyes, _parser, _dasl, _pgn, _retexture, _rafare):
+    for compare in (_landmarker, _eyes, _mouth, _parser, _dasl, _pgn, _retexture, _rafare):
         name = compare.__name__.removeprefix("_")
         for unit, value in compare(case).items():
             yield EngineDifference(name, unit, value)
@@ -160,6 +162,20 @@ def _eyes(case: EngineCase) -> dict[str, float]:
         return _apart(one[:, 1:3], other[:, 1:3])
 
     return {"opening": _worst(both, ask, opening), "degrees": _worst(both, ask, degrees)}
+
+
+def _mouth(case: EngineCase) -> dict[str, float]:
+    both = [load_mouth(engine).network for engine in ENGINES]
+    points = case.model.landmarks(case.geometry.vertices_mm, "ict68")
+    place = mouth_place(project(points, case.geometry.camera), load_mouth().template_mm)
+    shown = [cut_mouth(case.image, place, 1 + k / 20) for k in range(max(BATCHES))]
+    crops = np.stack(shown).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    directions = np.array([place.direction] * len(crops), np.float32)
+
+    def ask(network: Any, count: int) -> Tensor:
+        return torch.from_numpy(network(crops[:count], directions[:count]))
+
+    return {"opening": _worst(both, ask, _apart)}
 
 
 def _parser(case: EngineCase) -> dict[str, float]:

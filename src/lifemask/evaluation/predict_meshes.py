@@ -196,6 +196,7 @@ class _Runner:
             method="fit" if method == "mean" else method,
             dasl=dasl_settings(method, map_source),
             refine=refine,
+            mouth=refine,
             eyes=refine,
             texture="photo" if entry.views else "none",
             threads=threads,

@@ -7,7 +7,6 @@ network; eyes that are hard to see take from the other one.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,8 +15,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from lifemask.faces.crop import crop_square
-from lifemask.nn.eye_net import EyeExport, EyeNet, EyeNetConfig, config_from_dict
+from lifemask.faces.closeup import (
+    STABLE,
+    Place,
+    cut_upright,
+    finite_points,
+    place_at,
+    rough_pose,
+)
+from lifemask.nn.closeup_net import CloseupConfig, config_from_dict
+from lifemask.nn.eye_net import EyeExport, EyeNet
 from lifemask.nn.shipped import Engine, described, load_network, with_weights
 
 WIDTH, HEIGHT = 64, 48
@@ -25,32 +32,10 @@ WIDTH, HEIGHT = 64, 48
 ACROSS_MM = 44.0
 """Width of the crop on a head of average size; an eye is about 30 mm wide."""
 NAME = "eyes-open"
-STABLE = (*range(27, 36), 36, 39, 42, 45)
-"""Points of the nose and corners of the eyes, which no expression moves far: they tell the pose.
-All sets of 68 points of the default head have them in common."""
 LIDS = (slice(42, 48), slice(36, 42))
 """Points of a set of 68 of the eye at +x and of the eye at -x: six each, from corner to corner."""
 TOGETHER_OPENING, TOGETHER_DEG = 0.035, 4.0
 """Standard deviation of the difference between both eyes' opening, and of their pitch and yaw."""
-
-
-@dataclass(frozen=True)
-class EyePlace:
-    """Where an eye lies in a photo.
-
-    Attributes:
-        center_px: (u, v) of the middle between its corners.
-        px_per_mm: photo px per mm of the head.
-        up: (2,) unit, image direction (u, v) of the head's up.
-        mirror: the eye is the one at +x, whose crop is mirrored.
-        direction: (3,) unit, towards the camera in the head's frame, mirrored alike.
-    """
-
-    center_px: tuple[float, float]
-    px_per_mm: float
-    up: tuple[float, float]
-    mirror: bool
-    direction: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -104,8 +89,8 @@ def lid_opening(points: Float[Tensor, "*b 68 d"]) -> Float[Tensor, "*b 2"]:
 
 def eye_places(
     points_px: Float[Tensor, "68 3"], template_mm: Float[Tensor, "s 3"]
-) -> tuple[EyePlace, EyePlace]:
-    """Where both eyes of a face lie: the one at +x, the one at -x.
+) -> tuple[Place, Place]:
+    """Where both eyes of a face lie: the one at +x, whose crop is mirrored, then the other one.
 
     Args:
         points_px: a set of 68 in photo px, (u, v, w).
@@ -114,48 +99,19 @@ def eye_places(
     Raises:
         ValueError: points that are not finite.
     """
-    points = points_px.detach().cpu().double().numpy()
-    if not np.isfinite(points).all():
-        raise ValueError("landmarks of an eye must be finite")
-    rotation, scale = _rough_pose(points[list(STABLE)], template_mm.double().numpy())
-    up = np.array([rotation[0, 1], -rotation[1, 1]])
-    length = float(np.linalg.norm(up))
-    up = up / length if length > 1e-3 else np.array([0.0, -1.0])
-    places = []
-    for part, mirror in zip(LIDS, (True, False), strict=True):
-        corners = points[part][[0, 3], :2].mean(0)
-        x, y, z = (float(v) for v in rotation[2])
-        places.append(
-            EyePlace(
-                (float(corners[0]), float(corners[1])),
-                scale,
-                (float(up[0]), float(up[1])),
-                mirror,
-                (-x if mirror else x, y, z),
-            )
-        )
-    return places[0], places[1]
-
-
-def _rough_pose(
-    points_px: Float[np.ndarray, "s 3"], template_mm: Float[np.ndarray, "s 3"]
-) -> tuple[Float[np.ndarray, "3 3"], float]:
-    """Rotation and px per mm that bring a template closest to (u, v, w) points.
-
-    What `graphics.pose.procrustes_camera` gives, without what a batch and gradients cost: this is
-    asked for every frame of a clip. Source: Umeyama, PAMI 1991.
-    """
-    model = template_mm - template_mm.mean(0)
-    seen = (points_px - points_px.mean(0)) * [1, -1, 1]
-    left, values, right = np.linalg.svd(model.T @ seen)
-    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
-    return (right.T * sign) @ left.T, float((values * sign).sum() / (model**2).sum())
+    points = finite_points(points_px)
+    rotation, scale = rough_pose(points, template_mm.double().numpy())
+    first, second = (
+        place_at(points[part][[0, 3], :2].mean(0), rotation, scale, mirror)
+        for part, mirror in zip(LIDS, (True, False), strict=True)
+    )
+    return first, second
 
 
 def cut_eye(
-    image: UInt8[np.ndarray, "h w 3"], place: EyePlace, margin: float = 1.0, size: int = WIDTH
+    image: UInt8[np.ndarray, "h w 3"], place: Place, margin: float = 1.0, size: int = WIDTH
 ) -> UInt8[np.ndarray, "r c 3"]:
-    """The crop of an eye, upright, antialiased; the border colour continues outside the photo.
+    """The crop of an eye, upright.
 
     Args:
         image: photo, (H, W, 3) uint8 RGB.
@@ -163,25 +119,7 @@ def cut_eye(
         margin: width shown, in `ACROSS_MM`.
         size: columns; the rows are three quarters of them.
     """
-    from PIL import Image
-
-    columns, rows = size, size * HEIGHT // WIDTH
-    width_px = margin * ACROSS_MM * place.px_per_mm
-    side = 1.3 * width_px
-    taken = max(8, min(math.ceil(side), math.ceil(1.3 * columns * 1.4)))
-    patch = (crop_square(image, place.center_px, side, taken).image * 255).round().byte()
-    # from a place in the crop to one in the patch, both counted from the corner of a pixel
-    step = width_px / columns * taken / side
-    up = np.array(place.up)
-    right = np.array([-up[1], up[0]]) * (-1.0 if place.mirror else 1.0)
-    across, down = right * step, -up * step
-    start = taken / 2 - across * columns / 2 - down * rows / 2
-    data = (across[0], down[0], start[0], across[1], down[1], start[1])
-    picture = Image.fromarray(patch.permute(1, 2, 0).numpy())
-    turned = picture.transform(
-        (columns, rows), Image.Transform.AFFINE, data, Image.Resampling.BICUBIC
-    )
-    return np.asarray(turned)
+    return cut_upright(image, place, margin * ACROSS_MM, size, size * HEIGHT // WIDTH)
 
 
 class EyeReader:
@@ -253,10 +191,10 @@ def load_eyes(engine: Engine = "onnx", threads: int = 1) -> EyeReader:
     return EyeReader(network, template)
 
 
-def _described(card: dict[str, Any]) -> tuple[Tensor, EyeNetConfig]:
+def _described(card: dict[str, Any]) -> tuple[Tensor, CloseupConfig]:
     """Template and sizes of a card."""
     return torch.tensor(card["template_mm"]).reshape(len(STABLE), 3), config_from_dict(card)
 
 
-def _module(config: EyeNetConfig) -> nn.Module:
+def _module(config: CloseupConfig) -> nn.Module:
     return EyeExport(with_weights(EyeNet(config), NAME))

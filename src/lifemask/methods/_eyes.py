@@ -6,8 +6,6 @@ has it: whoever made the head, and whatever identity and other expressions do to
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -19,6 +17,7 @@ from lifemask.facemodel.gaze import SIDES, look_activations
 from lifemask.faces.eyes import LIDS, EyeReader, EyeReading, lid_opening
 from lifemask.faces.parsing import GLASSES, Regions
 from lifemask.graphics.camera import project
+from lifemask.methods._mouth import with_expression
 from lifemask.types import Geometry
 
 OWN_OPENING, OWN_GAZE_DEG = 0.12, 12.0
@@ -106,19 +105,7 @@ def with_eyes(
             name.startswith(shapes) and name.endswith(side) for name in model.expression_names
         ]
         moved[np.array(at_rest) & unseen] = 0
-    expression = torch.from_numpy(moved).to(before)
-    with torch.no_grad():
-        heads = model(
-            identity.expand(2, -1),
-            torch.stack((expression, torch.from_numpy(given).to(before))),
-        )
-    vertices = geometry.vertices_mm + (heads[0] - heads[1])
-    return replace(
-        geometry,
-        vertices_mm=vertices,
-        params=replace(geometry.params, expression=expression),
-        landmarks68_mm=model.landmarks(vertices, "ict68"),
-    )
+    return with_expression(geometry, model, given, moved)
 
 
 def moved_expressions(

@@ -1,8 +1,8 @@
 """From a training run to shipped weights: fp16 safetensors, ONNX and a card, for every network.
 
 What is one network's own (its graphs, its summary, its sources) is in `landmarker_export`,
-`parser_export`, `eyes_export`, `dasl_export`, `pgn_export`, `retexture_export`, `rafare_export` and
-`inpaint_export`.
+`parser_export`, `eyes_export`, `mouth_export`, `dasl_export`, `pgn_export`, `retexture_export`,
+`rafare_export` and `inpaint_export`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from lifemask.assets import UserError
 from lifemask.data.eye_windows import EyeWindows, load_eyes_cache
 from lifemask.evaluation.metrics import angles_deg
-from lifemask.nn.eye_net import EyeExport, EyeNet, EyeNetConfig
+from lifemask.nn.closeup_net import CloseupConfig
+from lifemask.nn.eye_net import EyeExport, EyeNet
 from lifemask.training.eyes_batches import (
     NO_EYE_AUGMENTATION,
     EyeAugmentConfig,
@@ -72,7 +73,7 @@ class EyeRecipe(RunRecipe):
     name: str
     family: Family
     optim: OptimConfig
-    net: EyeNetConfig = field(default_factory=EyeNetConfig)
+    net: CloseupConfig = field(default_factory=CloseupConfig)
     loss: EyeLossConfig = field(default_factory=EyeLossConfig)
     augment: EyeAugmentConfig = field(default_factory=EyeAugmentConfig)
 
@@ -80,7 +81,7 @@ class EyeRecipe(RunRecipe):
 def smoke(family: Family = "open") -> EyeRecipe:
     """A few seconds on one core: proves that everything runs."""
     optim = OptimConfig(steps=5, batch=8, peak_rate=1e-3, warmup=2, ema=0.9)
-    net = EyeNetConfig((8, 8, 16, 16), (1, 1, 1), 16, 16)
+    net = CloseupConfig((8, 8, 16, 16), (1, 1, 1), 16, 16)
     return EyeRecipe("smoke", family, optim, net, evaluate_every=5, save_every=5)
 
 
@@ -93,7 +94,7 @@ def cpu(family: Family = "open") -> EyeRecipe:
 def gpu(family: Family = "open") -> EyeRecipe:
     """A wider network on 200,000 faces' eyes, 20 million crops on one GPU."""
     optim = OptimConfig(steps=20_000, batch=1024, peak_rate=3e-3, warmup=500, ema=0.999)
-    net = EyeNetConfig((32, 64, 128, 192), (2, 2, 2), 48, 256)
+    net = CloseupConfig((32, 64, 128, 192), (2, 2, 2), 48, 256)
     recipe = EyeRecipe("gpu", family, optim, net)
     return replace(recipe, device="cuda", precision="bf16-mixed", threads=0, workers=12)
 

@@ -9,45 +9,27 @@ import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
-from torch.nn import functional
 
 from lifemask.data.eye_windows import MARGIN, EyeWindows
 from lifemask.faces.eyes import HEIGHT, WIDTH
 from lifemask.nn.eye_net import eye_targets
+from lifemask.training._closeup_batches import CloseupFaults, placed, turned, with_faults
 
 
 @dataclass(frozen=True)
-class EyeAugmentConfig:
+class EyeAugmentConfig(CloseupFaults):
     """How crops differ from the renders' own.
 
     Attributes:
-        shift: standard deviation of the place, in widths of the crop.
-        scale: of the logarithm of the size.
-        turn_deg: of the turn in the image.
-        view_deg: of the direction of the camera.
         lashes: share of the eyes that get a dark edge and lashes on the upper lid.
         shade: share of the eyes that lie in shadow: the eyeball darker than the skin around it, or
             all that is above the lower lid.
         lens: share behind dark or mirroring glass.
-        coarse: share of the crops that are seen with fewer pixels, down to an eighth.
-        colour: share of the crops whose contrast, tone curve and colour balance change.
-        grey: share without colour.
-        noise: largest standard deviation of the pixels' noise.
-        hide: share with a patch of plain colour somewhere.
     """
 
-    shift: float = 0.04
-    scale: float = 0.08
-    turn_deg: float = 5.0
-    view_deg: float = 5.0
     lashes: float = 0.6
     shade: float = 0.5
     lens: float = 0.06
-    coarse: float = 0.5
-    colour: float = 0.7
-    grey: float = 0.15
-    noise: float = 0.06
-    hide: float = 0.1
 
 
 NO_EYE_AUGMENTATION = EyeAugmentConfig(*[0.0] * 12)
@@ -81,65 +63,12 @@ def make_batch(
     for k in np.flatnonzero(rng.random(len(ids)) < config.lens):
         windows[k] = behind_glass(windows[k], rng)
     pixels = torch.from_numpy(windows).permute(0, 3, 1, 2).float() / 255
-    crops = _faults(_placed(pixels, rng, config), rng, config)
-    directions = eyes.direction[ids] + np.deg2rad(config.view_deg) * rng.standard_normal(
-        (len(ids), 3)
-    )
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    crops = with_faults(placed(pixels, (HEIGHT, WIDTH), MARGIN, rng, config), rng, config)
+    directions = turned(eyes.direction[ids], config.view_deg, rng)
     targets = eye_targets(
         torch.from_numpy(eyes.opening[ids]).float(), torch.from_numpy(eyes.gaze_deg[ids]).float()
     )
-    return EyeBatch(crops, torch.from_numpy(directions.astype(np.float32)), targets)
-
-
-def _placed(pixels: Tensor, rng: np.random.Generator, config: EyeAugmentConfig) -> Tensor:
-    """The crops inside windows, moved, resized and turned a little."""
-    count = len(pixels)
-    size = np.exp(config.scale * rng.standard_normal(count)) / MARGIN
-    turn = np.deg2rad(config.turn_deg) * rng.standard_normal(count)
-    shift = 2 * config.shift / MARGIN * rng.standard_normal((count, 2))
-    aspect = HEIGHT / WIDTH
-    cosine, sine = size * np.cos(turn), size * np.sin(turn)
-    matrix = np.stack(
-        (cosine, -sine * aspect, shift[:, 0], sine / aspect, cosine, shift[:, 1] / aspect), 1
-    ).reshape(count, 2, 3)
-    theta = torch.from_numpy(matrix.astype(np.float32))
-    grid = functional.affine_grid(theta, [count, 3, HEIGHT, WIDTH], align_corners=False)
-    return functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-
-
-def _faults(crops: Tensor, rng: np.random.Generator, config: EyeAugmentConfig) -> Tensor:
-    """Colour, coarseness, noise and patches."""
-    count = len(crops)
-
-    def some(share: float) -> ndarray:
-        return np.flatnonzero(rng.random(count) < share)
-
-    def draw(low: float, high: float, *shape: int) -> Tensor:
-        return torch.from_numpy(rng.uniform(low, high, shape).astype(np.float32))
-
-    ids = some(config.colour)
-    if len(ids):
-        gamma = draw(-0.5, 0.5, len(ids), 1, 1, 1).exp()
-        gain = draw(0.7, 1.3, len(ids), 3, 1, 1)
-        low = draw(-0.1, 0.15, len(ids), 1, 1, 1)
-        crops[ids] = ((crops[ids].clamp(1e-3, 1) ** gamma) * gain + low).clamp(0, 1)
-    for k in some(config.hide):
-        rows, columns = rng.integers(6, HEIGHT // 2), rng.integers(6, WIDTH // 2)
-        top, left = rng.integers(0, HEIGHT - rows), rng.integers(0, WIDTH - columns)
-        crops[k, :, top : top + rows, left : left + columns] = draw(0, 1, 3, 1, 1)
-    for k in some(config.coarse):
-        factor = np.exp(rng.uniform(0, np.log(8)))
-        shape = (max(4, round(HEIGHT / factor)), max(5, round(WIDTH / factor)))
-        small = functional.interpolate(crops[k : k + 1], shape, mode="area")
-        crops[k] = functional.interpolate(
-            small, (HEIGHT, WIDTH), mode="bilinear", align_corners=False
-        )[0]
-    ids = some(config.grey)
-    crops[ids] = crops[ids].mean(1, keepdim=True)
-    strength = torch.from_numpy(rng.uniform(0, config.noise, (count, 1, 1, 1)).astype(np.float32))
-    noise = torch.from_numpy(rng.standard_normal(tuple(crops.shape), dtype=np.float32))
-    return (crops + strength * noise).clamp(0, 1).contiguous()
+    return EyeBatch(crops, directions, targets)
 
 
 def with_lashes(

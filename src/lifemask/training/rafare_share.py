@@ -106,7 +106,7 @@ def measured(pairs: Sequence[Any], weights: Literal["open", "research"], data: P
 
     asked = RafarePredictConfig(share=1.0, weights=name)
     settings = PipelineConfig(
-        weights=weights, method="rafare", texture="none", refine=False, eyes=False,
+        weights=weights, method="rafare", texture="none", refine=False, mouth=False, eyes=False,
         rafare=asked, threads=1,
     )  # fmt: skip
     pipeline = Pipeline(settings)

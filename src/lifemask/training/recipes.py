@@ -191,6 +191,7 @@ RECIPES = {
     "albedo-prior": "lifemask.training.albedo_prior:TRAINABLE",
     "retexture": "lifemask.training.retexture:TRAINABLE",
     "eyes": "lifemask.training.eyes:TRAINABLE",
+    "mouth": "lifemask.training.mouth:TRAINABLE",
     "inpaint": "lifemask.training.inpaint:TRAINABLE",
     "rafare-base": "lifemask.training.rafare:BASE",
     "rafare-fine": "lifemask.training.rafare:FINE",

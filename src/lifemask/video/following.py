@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from lifemask.faces.choice import MIN_FACE_PX, side_px
 from lifemask.faces.crop import Box
 from lifemask.faces.eyes import EyeReader
+from lifemask.faces.mouth import MouthReader
 from lifemask.methods._crops import first_place
 from lifemask.types import Face
 from lifemask.video.reading import LEAST_SCORE, FaceReader, Reading, sharpness
@@ -50,9 +51,10 @@ class Candidate:
 
 @dataclass
 class Trail:
-    """What was seen of one person; rows are points (3 p), log beta (p), expression (e), eyes (12).
+    """What was seen of one person.
 
-    Without an eye reader the eyes are left out.
+    Rows are points (3 p), log beta (p), expression (e), mouth (2), eyes (12); what has no reader is
+    left out.
 
     Attributes:
         number: of the person.
@@ -92,11 +94,12 @@ class Follower:
         identity_frames: how many candidates each person keeps.
         fps: of the clip, for how often the thorough detector may look.
         eyes: reads lids and gaze; None leaves them to the network.
+        mouth: reads the lips; likewise.
 
     Attributes:
         trails: what was seen of each person, by number.
         cuts: frames at which a new scene begins.
-        seconds: spent on "detect", "read", "eyes", "other".
+        seconds: spent on "detect", "read", "close-ups", "other".
     """
 
     def __init__(
@@ -107,8 +110,10 @@ class Follower:
         identity_frames: int = 12,
         fps: float = 25.0,
         eyes: EyeReader | None = None,
+        mouth: MouthReader | None = None,
     ) -> None:
-        self.reader, self.detectors, self.eyes = reader, detectors, eyes
+        self.reader, self.detectors = reader, detectors
+        self.closeups = tuple(one for one in (mouth, eyes) if one is not None)
         self.tracker = BoxTracker(config)
         self.trails: dict[int, Trail] = {}
         self.cuts: list[int] = []
@@ -154,7 +159,7 @@ class Follower:
         return now
 
     def _spent(self) -> float:
-        return sum(self.seconds[name] for name in ("detect", "read", "eyes"))
+        return sum(self.seconds[name] for name in ("detect", "read", "close-ups"))
 
     def _follow(self, image: Rgb) -> dict[int, Reading]:
         """Readings of the active people at the places of the frame before."""
@@ -227,11 +232,11 @@ class Follower:
 
     def _keep(self, number: int, reading: Reading, image: Rgb) -> None:
         parts: tuple[np.ndarray, ...] = (reading.points_px, reading.log_beta, reading.expression)
-        if self.eyes is not None:
-            start = time.perf_counter()
-            read = self.eyes(image, torch.from_numpy(reading.points_px[:68]))
+        start = time.perf_counter()
+        for closeup in self.closeups:
+            read = closeup(image, torch.from_numpy(reading.points_px[:68]))
             parts += tuple(vars(read).values())
-            self.seconds["eyes"] += time.perf_counter() - start
+        self.seconds["close-ups"] += time.perf_counter() - start
         if number not in self.trails:
             self.trails[number] = Trail(number, RowStore(sum(p.size for p in parts)))
         trail = self.trails[number]

@@ -15,9 +15,11 @@ from lifemask.facemodel.base import FaceModel
 from lifemask.faces.choice import NoFaceError
 from lifemask.faces.detect import DetectorConfig, load_detector
 from lifemask.faces.eyes import EyeReading, load_eyes
+from lifemask.faces.mouth import MouthReading, load_mouth
 from lifemask.graphics.camera import orthographic_camera
 from lifemask.head import Head
 from lifemask.methods._eyes import has_lids, moved_expressions
+from lifemask.methods._mouth import has_mouth, moved_mouths
 from lifemask.methods._stage import FaceInput
 from lifemask.nn.parametric import LENGTH_MM
 from lifemask.pipeline import Pipeline, PipelineConfig
@@ -80,6 +82,7 @@ class VideoReconstructor:
                 method=config.method,
                 texture=config.texture,
                 refine=config.refine,
+                mouth=config.mouth,
                 eyes=config.eyes,
                 threads=config.threads,
             )
@@ -89,8 +92,9 @@ class VideoReconstructor:
             config.method, config.weights, self.model, flip=config.flip, threads=config.threads
         )
         self.detectors = detectors or _detectors(config.threads)
-        reads = config.eyes and has_lids(self.model)
-        self.eyes = load_eyes(threads=config.threads) if reads else None
+        looks, speaks = config.eyes and has_lids(self.model), config.mouth and has_mouth(self.model)
+        self.eyes = load_eyes(threads=config.threads) if looks else None
+        self.mouth = load_mouth(threads=config.threads) if speaks else None
 
     def __call__(self, clip: Clip, on_frame: Told | None = None) -> VideoResult:
         """Everybody in a clip, read once from its start to its end.
@@ -134,6 +138,7 @@ class VideoReconstructor:
             config.identity_frames,
             clip.fps,
             self.eyes,
+            self.mouth,
         )
         began = time.perf_counter()
         for image in clip.frames():
@@ -184,11 +189,12 @@ class VideoReconstructor:
         parts: list[tuple[Poses, np.ndarray, np.ndarray]] = []
         for start in range(0, trail.rows.count, 1024):
             rows = trail.rows.read(start, start + 1024)
-            ends = [3 * count, 4 * count, 4 * count + expressions]
-            points, log_beta, expression, eyes = np.split(rows, ends, axis=1)
+            ends = np.cumsum([3 * count, count, expressions, 2 * (self.mouth is not None)])
+            points, log_beta, expression, mouth, eyes = np.split(rows, ends, axis=1)
             points = points.reshape(-1, count, 3)
             poses = solve_poses(self.reader, identity, points, log_beta, expression)
-            seen = self._with_eyes(identity, expression, eyes)
+            seen = self._with_mouth(identity, expression, mouth)
+            seen = self._with_eyes(identity, seen, eyes)
             parts.append((poses, seen, np.exp(log_beta.mean(1))))
         poses = Poses(
             np.concatenate([p.rotation for p, _, _ in parts]),
@@ -197,6 +203,17 @@ class VideoReconstructor:
         )
         doubt = np.concatenate([d for _, _, d in parts])
         return poses, np.concatenate([e for _, e, _ in parts]), doubt / np.median(doubt)
+
+    def _with_mouth(
+        self, identity: torch.Tensor, expression: np.ndarray, mouth: np.ndarray
+    ) -> Float[np.ndarray, "t e"]:
+        """Expressions with what was read of the lips; as they are where nothing was."""
+        if not mouth.shape[1]:
+            return expression
+        readings = MouthReading.of_rows(mouth.astype(np.float64))
+        points = self._points68(identity, expression)
+        moved = moved_mouths(readings, points, expression, self.model, identity)
+        return moved.astype(np.float32)
 
     def _with_eyes(
         self, identity: torch.Tensor, expression: np.ndarray, eyes: np.ndarray

@@ -42,6 +42,7 @@ class VideoConfig:
         max_gap_seconds: a person who is lost for longer comes back as another; shorter gaps are
             filled in.
         texture: how the head gets its colour, see `PipelineConfig.texture`.
+        mouth: read the lips from a close-up of the mouth in every frame.
         eyes: read lids and gaze from close-ups of the eyes in every frame.
         refine: let the colours of the textured frame refine its pose and expression first.
     """
@@ -57,6 +58,7 @@ class VideoConfig:
     max_gap_seconds: float = 1.0
     texture: str = "auto"
     refine: bool = True
+    mouth: bool = True
     eyes: bool = True
 
     def __post_init__(self) -> None:

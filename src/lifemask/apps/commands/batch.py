@@ -55,6 +55,7 @@ def batch(
     maps: one.Maps = True,
     camera: one.CameraName = "orthographic",
     refine: one.Refine = True,
+    mouth: one.Mouth = True,
     eyes: one.Eyes = True,
     device: one.Device = "cpu",
     runtime: Annotated[
@@ -91,7 +92,7 @@ def batch(
     check_choice("runtime", runtime, ("onnx", "torch"))
     config = one.settings(
         method, map_source, shape, camera, weights=weights, detail=detail, texture=texture,
-        faces=faces, refine=refine, eyes=eyes, device=device, engine=runtime,
+        faces=faces, refine=refine, mouth=mouth, eyes=eyes, device=device, engine=runtime,
     )  # fmt: skip
     job = BatchJob(
         config=config,

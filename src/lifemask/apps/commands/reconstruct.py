@@ -38,6 +38,9 @@ CameraName = Annotated[
 Refine = Annotated[
     bool, typer.Option("--refine/--no-refine", help="Let the colours refine the shape.")
 ]
+Mouth = Annotated[
+    bool, typer.Option("--mouth/--no-mouth", help="Read the lips from a close-up of the mouth.")
+]
 Eyes = Annotated[
     bool, typer.Option("--eyes/--no-eyes", help="Read lids and gaze from close-ups of the eyes.")
 ]
@@ -121,6 +124,7 @@ def reconstruct(
     maps: Maps = True,
     camera: CameraName = "orthographic",
     refine: Refine = True,
+    mouth: Mouth = True,
     eyes: Eyes = True,
     device: Device = "cpu",
     engine: EngineName = "onnx",
@@ -145,7 +149,7 @@ def reconstruct(
 
     config = settings(
         method, map_source, shape, camera, weights=weights, detail=detail, texture=texture,
-        faces=faces, refine=refine, eyes=eyes, device=device, engine=engine,
+        faces=faces, refine=refine, mouth=mouth, eyes=eyes, device=device, engine=engine,
     )  # fmt: skip
     run = run_person if same_person else run_jobs
     run(Pipeline(config), jobs, formats.split(","), overwrite, maps=maps)

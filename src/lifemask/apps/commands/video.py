@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lifemask.apps import session
-from lifemask.apps.commands.reconstruct import Eyes
+from lifemask.apps.commands.reconstruct import Eyes, Mouth
 
 if TYPE_CHECKING:
     from lifemask.video import VideoConfig, VideoResult
@@ -62,6 +62,7 @@ def video(
         bool,
         typer.Option("--refine/--no-refine", help="Refine the pose of the frame for the texture."),
     ] = True,
+    mouth: Mouth = True,
     eyes: Eyes = True,
     overlay: Annotated[
         bool, typer.Option("--overlay/--no-overlay", help="Draw the heads over the clip.")
@@ -83,7 +84,7 @@ def video(
     check_folder(out, overwrite)
     if overlay:
         load_ffmpeg()
-    config = _config(method, weights, smooth, people, fast, texture, refine, threads, eyes)
+    config = _config(method, weights, smooth, people, fast, texture, refine, threads, mouth, eyes)
     opened = open_clip(clip, fps)
     start = time.perf_counter()
     with _bar("frames", opened.expected) as told:
@@ -98,7 +99,7 @@ def video(
 
 def _config(
     method: str, weights: str, smooth: str, people: int, fast: bool, texture: str, refine: bool,
-    threads: int, eyes: bool,
+    threads: int, mouth: bool, eyes: bool,
 ) -> VideoConfig:  # fmt: skip
     from lifemask.pipeline_config import check_choice
     from lifemask.video.smoothing import MODES, SmootherConfig
@@ -116,6 +117,7 @@ def _config(
         smoother=SmootherConfig(mode=smooth),  # pyright: ignore[reportArgumentType]
         texture=texture,
         refine=refine,
+        mouth=mouth,
         eyes=eyes,
     )
 
