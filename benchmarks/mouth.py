@@ -30,7 +30,7 @@ from lifemask.data.facesynthetics import read_portraits  # noqa: E402
 from lifemask.data.mouth_windows import load_mouths  # noqa: E402
 from lifemask.data.synthetic import SyntheticConfig, create_generator  # noqa: E402
 from lifemask.faces.crop import square_box  # noqa: E402
-from lifemask.faces.mouth import MOUTH, NAME, mouth_opening  # noqa: E402
+from lifemask.faces.mouth import GAPS, MOUTH, NAME, mouth_opening  # noqa: E402
 from lifemask.graphics.camera import project  # noqa: E402
 from lifemask.nn.closeup_net import config_from_dict  # noqa: E402
 from lifemask.nn.mouth_net import MouthNet  # noqa: E402
@@ -58,12 +58,19 @@ def scores(told: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     """Errors of openings; how many of the shut and of the parted mouths look closed."""
     shut, parted = truth < SHUT, truth > PARTED
     return {
-        "opening": interval(np.abs(told - truth)),
-        "rank correlation": rank_correlation(told, truth),
+        **errors(told, truth),
         "shut mouths": int(shut.sum()),
         "shut, look closed": float((told[shut] < CLOSED).mean()),
         "parted mouths": int(parted.sum()),
         "parted, look closed": float((told[parted] < CLOSED).mean()),
+    }
+
+
+def errors(told: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """How far openings are from the truth, and how alike their order is."""
+    return {
+        "opening": interval(np.abs(told - truth)),
+        "rank correlation": rank_correlation(told, truth),
     }
 
 
@@ -90,7 +97,7 @@ def on_renders(pipeline: Pipeline, data: Path, count: int) -> dict[str, Any]:
 
 
 def on_portraits(pipeline: Pipeline, path: Path) -> dict[str, Any]:
-    """Openings as the pictures of portraits show them."""
+    """Gaps of the lips as the pictures of portraits show them; see `gap_2d`."""
     found: dict[str, list[float]] = {name: [] for name in SYSTEMS}
     truth, misses = [], 0
     for _, image, points in read_portraits(path):
@@ -102,19 +109,25 @@ def on_portraits(pipeline: Pipeline, path: Path) -> dict[str, Any]:
         except UserError:
             misses += 1
             continue
-        truth.append(opening_2d(marks))
+        truth.append(gap_2d(marks))
         for name, head in zip(SYSTEMS, heads, strict=True):
             own = pipeline.model.landmarks(head.vertices_mm, "ict68")
-            found[name].append(opening_2d(project(own, head.camera)[:, :2]))
+            found[name].append(gap_2d(project(own, head.camera)))
     rows = [
-        {"system": name, **scores(np.array(told), np.array(truth))} for name, told in found.items()
+        {"system": name, **errors(np.array(told), np.array(truth))} for name, told in found.items()
     ]
     return {"portraits": len(truth), "misses": misses, "systems": rows}
 
 
-def opening_2d(points: torch.Tensor) -> float:
-    """Opening as the picture shows it, at most 1: in profile a mouth has hardly any width."""
-    return min(float(mouth_opening(points[:, :2])), 1.0)
+def gap_2d(points: torch.Tensor) -> float:
+    """Mean distance of the lips' inner edges over that of eyes and mouth, as the picture shows it.
+
+    In profile a mouth has hardly any width. Of the portraits' own points shut lips are apart, too:
+    what counts as the edge of a lip differs between sets of landmarks, so the order tells more.
+    """
+    gap = torch.stack([(points[a, :2] - points[b, :2]).norm() for a, b in GAPS]).mean()
+    eyes, mouth = points[36:48, :2].mean(0), points[[48, 54], :2].mean(0)
+    return float(gap / (eyes - mouth).norm().clamp_min(1e-6))
 
 
 def on_close_ups(folder: Path) -> dict[str, Any]:

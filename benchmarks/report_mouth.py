@@ -29,7 +29,8 @@ def mouth_sections(results: dict[str, Result]) -> list[str]:
         lines += _heads(
             portraits,
             f"{portraits['portraits']} FaceSynthetics portraits, which no open weights saw"
-            f" ({portraits['misses']} missed), openings as the picture shows them",
+            f" ({portraits['misses']} missed), gaps of the lips over the distance of eyes and mouth,"
+            " as the picture shows them (in the portraits' points shut lips are a little apart)",
         )
         lines += [f"`{result['command']}`, commit {result['commit']}.", ""]
     return lines
@@ -52,19 +53,13 @@ def _close_ups(scores: Result) -> list[str]:
 
 
 def _heads(result: Result, text: str) -> list[str]:
-    rows = [
-        [
-            row["system"],
-            _number(row["opening"]),
-            f"{row['rank correlation']:.2f}",
-            _percent(row["shut, look closed"]),
-            _percent(row["parted, look closed"]),
-        ]
-        for row in result["systems"]
-    ]
-    first = result["systems"][0]
-    counts = f" ({first['shut mouths']} of them shut, {first['parted mouths']} parted):"
-    return [text + counts, "", *table(_HEADS, rows), ""]
+    rows, counts = [], ""
+    for row in result["systems"]:
+        rows.append([row["system"], _number(row["opening"]), f"{row['rank correlation']:.2f}"])
+        if "shut mouths" in row:
+            rows[-1] += [_percent(row[f"{kind}, look closed"]) for kind in ("shut", "parted")]
+            counts = f" ({row['shut mouths']} of them shut, {row['parted mouths']} parted)"
+    return [f"{text}{counts}:", "", *table(_HEADS[: len(rows[0])], rows), ""]
 
 
 def _number(entry: Result) -> str:

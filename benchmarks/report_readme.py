@@ -30,9 +30,7 @@ def method_rows(results: dict[str, Result]) -> list[list[str]]:
     rows += [["[eyes](docs/eyes.md)", "lids, gaze", "shut eyes called shut (PGN alone)", *shut]]
     rows += [["", "", "gaze, degrees (PGN alone)", *gaze]]
     name = "[mouth](docs/mouth.md)"
-    rows += [
-        [name, "lips", "shut mouths of portraits that look shut (PGN alone)", *_mouth(results)]
-    ]
+    rows += [[name, "lips", "shut mouths that look shut (PGN alone)", *_mouth(results)]]
     light, gain = _appearance(results)
     name = "[re-renderable texture](docs/methods/retexture.md)"
     rows += [[name, "albedo without light", "light left in it, share of the photo's", *light]]
@@ -58,7 +56,7 @@ def _mouth(results: dict[str, Result]) -> list[str]:
     """Shut mouths with the mouth reader and without, measured with open weights only."""
     if "mouth" not in results:
         return ["-", "-"]
-    alone, read = results["mouth"]["portraits"]["systems"]
+    alone, read = results["mouth"]["renders"]["systems"]
     shut = [f"{100 * row['shut, look closed']:.0f} %" for row in (read, alone)]
     return [f"{shut[0]} ({shut[1]})", "-"]
 
