@@ -30,7 +30,7 @@ def mouth_sections(results: dict[str, Result]) -> list[str]:
             portraits,
             f"{portraits['portraits']} FaceSynthetics portraits, which no open weights saw"
             f" ({portraits['misses']} missed), gaps of the lips over the distance of eyes and"
-            " mouth, as the picture shows them (in the portraits' points shut lips are a little apart)",
+            " mouth, as the picture shows them (of their points shut lips are a little apart)",
         )
         lines += [f"`{result['command']}`, commit {result['commit']}.", ""]
     return lines
