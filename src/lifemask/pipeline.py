@@ -201,7 +201,9 @@ class Pipeline:
         if not seen.given:
             geometry = self.read_mouth(image, geometry, regions)
         geometry = self.read_eyes(image, geometry, not seen.given, regions)
-        geometry = self.add_detail(image, geometry, regions)
+        before, geometry = geometry, self.add_detail(image, geometry, regions)
+        if geometry is not before and not seen.given:  # a surface moves the lips, too
+            geometry = self.read_mouth(image, geometry, regions)
         appearance = self.dress(image, geometry, regions)
         face = face if isinstance(face, Face) else Face(face, 1.0)
         return Head(

@@ -213,3 +213,22 @@ def test_only_models_with_a_mouth_have_one(model):
     assert has_mouth(model)
     bare = SimpleNamespace(expression_names=("jawOpen",), landmark_embeddings={"ict68": None})
     assert not has_mouth(bare)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given_", [False, True])
+def test_a_carried_surface_does_not_leave_the_lips_ajar(model, monkeypatch, given_):
+    """What a surface does to the lips is read again; the user's own landmarks are not overruled."""
+    from types import SimpleNamespace
+
+    pipeline = Pipeline(PipelineConfig(eyes=False, refine=False, texture="none"), model=model)
+    vars(pipeline)["mouth_reader"] = Shut()
+    closed, parted = geometry(model), geometry(model, jawOpen=0.2)
+    monkeypatch.setattr(pipeline, "find_regions", lambda *_: None)
+    monkeypatch.setattr(pipeline, "add_detail", lambda *_: parted)
+    monkeypatch.setattr(pipeline, "dress", lambda *_: None)
+    monkeypatch.setattr(pipeline, "_method_use", lambda *_: None)
+    seen = SimpleNamespace(
+        image=PHOTO, face=(0, 0, 400, 400), landmarks=None, given=given_, image_size=(600, 400)
+    )
+    head = pipeline.finish(seen, closed)  # type: ignore[arg-type]
+    assert (opening_of(head.geometry) > 0.1) == given_

@@ -21,7 +21,7 @@ from lifemask.faces.parsing import Regions
 from lifemask.graphics.camera import project
 from lifemask.types import Geometry
 
-OWN_OPENING = 0.08
+OWN_OPENING = 0.1
 """Standard deviation of the opening that a head has before the reader is asked."""
 SHUT, AJAR = 0.05, 0.09
 """Openings below the first count as shut; between the two they are stretched to meet it."""
