@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from lifemask.faces.crop import crop_square
+from lifemask.nn.closeup_net import CloseupConfig, config_from_dict
 
 STABLE = (*range(27, 36), 36, 39, 42, 45)
 """Points of the nose and corners of the eyes, which no expression moves far: they tell the pose.
@@ -37,6 +40,11 @@ class Place:
     up: tuple[float, float]
     mirror: bool
     direction: tuple[float, float, float]
+
+
+def template_and_sizes(card: dict[str, Any]) -> tuple[Float[Tensor, "s 3"], CloseupConfig]:
+    """The head that a network's close-ups were framed by, and its sizes, as its card has them."""
+    return torch.tensor(card["template_mm"]).reshape(len(STABLE), 3), config_from_dict(card)
 
 
 def place_at(

@@ -8,7 +8,7 @@ network; eyes that are hard to see take from the other one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,14 +16,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from lifemask.faces.closeup import (
-    STABLE,
     Place,
     cut_upright,
     finite_points,
     place_at,
     rough_pose,
+    template_and_sizes,
 )
-from lifemask.nn.closeup_net import CloseupConfig, config_from_dict
+from lifemask.nn.closeup_net import CloseupConfig
 from lifemask.nn.eye_net import EyeExport, EyeNet
 from lifemask.nn.shipped import Engine, described, load_network, with_weights
 
@@ -185,15 +185,10 @@ def load_eyes(engine: Engine = "onnx", threads: int = 1) -> EyeReader:
         AssetError: the weights are missing or damaged.
         ValueError: an unknown engine.
     """
-    template, config = described(NAME, _described)
+    template, config = described(NAME, template_and_sizes)
     inputs = ("crops", "directions")
     network = load_network(NAME, engine, inputs, threads, lambda: _module(config))
     return EyeReader(network, template)
-
-
-def _described(card: dict[str, Any]) -> tuple[Tensor, CloseupConfig]:
-    """Template and sizes of a card."""
-    return torch.tensor(card["template_mm"]).reshape(len(STABLE), 3), config_from_dict(card)
 
 
 def _module(config: CloseupConfig) -> nn.Module:
