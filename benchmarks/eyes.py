@@ -53,12 +53,24 @@ class Rows:
     lids: list[np.ndarray] = field(default_factory=list)
 
 
-def both_heads(pipeline: Pipeline, image: np.ndarray, square) -> list[Any]:
-    """Geometry before and after the eyes are read."""
-    seen = pipeline.look(image, square)
+def refined_head(pipeline: Pipeline, image: np.ndarray, points: np.ndarray) -> tuple[Any, Any]:
+    """Geometry before anything is read from close up, and the regions.
+
+    Args:
+        pipeline: of the benchmark.
+        image: photo.
+        points: true landmarks in px, whose square is the face's box.
+    """
+    square, side = square_box(torch.from_numpy(points))
+    seen = pipeline.look(image, tuple(c + s * side / 2 for s in (-1, 1) for c in square))
     first = pipeline.find_geometry(seen)
     regions = pipeline.find_regions(image, first)
-    refined = pipeline.refine(image, first, seen.landmarks, regions)
+    return pipeline.refine(image, first, seen.landmarks, regions), regions
+
+
+def both_heads(pipeline: Pipeline, image: np.ndarray, points: np.ndarray) -> list[Any]:
+    """Geometry before and after the eyes are read."""
+    refined, _ = refined_head(pipeline, image, points)
     return [refined, pipeline.read_eyes(image, refined)]
 
 
@@ -78,9 +90,9 @@ def on_renders(pipeline: Pipeline, data: Path, count: int) -> dict[str, Any]:
     found = {name: Rows() for name in SYSTEMS}
     truth, looks, seen = [], [], []
     for sample in generator.render(range(count), sets=("ict68",)):
-        square, side = square_box(torch.from_numpy(sample.points[68:136]))
-        box = tuple(c + s * side / 2 for s in (-1, 1) for c in square)
-        for name, head in zip(SYSTEMS, both_heads(pipeline, sample.image, box), strict=True):
+        for name, head in zip(
+            SYSTEMS, both_heads(pipeline, sample.image, sample.points[68:136]), strict=True
+        ):
             opening, gaze, _ = measured(pipeline, head)
             found[name].opening.append(opening)
             found[name].gaze.append(gaze)
@@ -123,10 +135,8 @@ def on_portraits(pipeline: Pipeline, path: Path) -> dict[str, Any]:
     openings: dict[str, list[float]] = {name: [] for name in ("truth", *SYSTEMS)}
     misses = 0
     for _, image, points in read_portraits(path):
-        square, side = square_box(torch.from_numpy(points[:68]))
-        box = tuple(c + s * side / 2 for s in (-1, 1) for c in square)
         try:
-            heads = both_heads(pipeline, image, box)
+            heads = both_heads(pipeline, image, points[:68])
         except UserError:
             misses += 1
             continue

@@ -24,12 +24,11 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from eyes import SYSTEMS as _EYE_SYSTEMS  # noqa: E402
-from eyes import interval, rank_correlation  # noqa: E402
+from eyes import interval, rank_correlation, refined_head  # noqa: E402
 from lifemask.assets import UserError, network_card  # noqa: E402
 from lifemask.data.facesynthetics import read_portraits  # noqa: E402
 from lifemask.data.mouth_windows import load_mouths  # noqa: E402
 from lifemask.data.synthetic import SyntheticConfig, create_generator  # noqa: E402
-from lifemask.faces.crop import square_box  # noqa: E402
 from lifemask.faces.mouth import GAPS, MOUTH, NAME, mouth_opening  # noqa: E402
 from lifemask.graphics.camera import project  # noqa: E402
 from lifemask.nn.closeup_net import config_from_dict  # noqa: E402
@@ -45,12 +44,9 @@ CLOSED = 0.06
 """Openings below it look closed: twice what a shut mouth of the renders has at most."""
 
 
-def both_heads(pipeline: Pipeline, image: np.ndarray, square) -> list[Any]:
+def both_heads(pipeline: Pipeline, image: np.ndarray, points: np.ndarray) -> list[Any]:
     """Geometry before and after the mouth is read."""
-    seen = pipeline.look(image, square)
-    first = pipeline.find_geometry(seen)
-    regions = pipeline.find_regions(image, first)
-    refined = pipeline.refine(image, first, seen.landmarks, regions)
+    refined, regions = refined_head(pipeline, image, points)
     return [refined, pipeline.read_mouth(image, refined, regions)]
 
 
@@ -84,9 +80,9 @@ def on_renders(pipeline: Pipeline, data: Path, count: int) -> dict[str, Any]:
         marks = sample.landmarks["ict68"]
         if marks.visible[MOUTH].mean() < 0.5:
             continue
-        square, side = square_box(torch.from_numpy(sample.points[68:136]))
-        box = tuple(c + s * side / 2 for s in (-1, 1) for c in square)
-        for name, head in zip(SYSTEMS, both_heads(pipeline, sample.image, box), strict=True):
+        for name, head in zip(
+            SYSTEMS, both_heads(pipeline, sample.image, sample.points[68:136]), strict=True
+        ):
             points = pipeline.model.landmarks(head.vertices_mm, "ict68")
             found[name].append(float(mouth_opening(points)))
         truth.append(float(mouth_opening(torch.from_numpy(marks.camera_mm))))
@@ -101,15 +97,12 @@ def on_portraits(pipeline: Pipeline, path: Path) -> dict[str, Any]:
     found: dict[str, list[float]] = {name: [] for name in SYSTEMS}
     truth, misses = [], 0
     for _, image, points in read_portraits(path):
-        marks = torch.from_numpy(points[:68])
-        square, side = square_box(marks)
-        box = tuple(c + s * side / 2 for s in (-1, 1) for c in square)
         try:
-            heads = both_heads(pipeline, image, box)
+            heads = both_heads(pipeline, image, points[:68])
         except UserError:
             misses += 1
             continue
-        truth.append(gap_2d(marks))
+        truth.append(gap_2d(torch.from_numpy(points[:68])))
         for name, head in zip(SYSTEMS, heads, strict=True):
             own = pipeline.model.landmarks(head.vertices_mm, "ict68")
             found[name].append(gap_2d(project(own, head.camera)))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.expressive import points_of as head
 from lifemask.assets import AssetError, weights_path
 from lifemask.facemodel import load_face_model
 from lifemask.faces.closeup import STABLE, Place, rough_pose
@@ -28,13 +29,6 @@ from lifemask.graphics.camera import orthographic_camera, project, rotation_from
 @pytest.fixture(scope="module")
 def model():
     return load_face_model()
-
-
-def head(model, **activations):
-    expression = torch.zeros(len(model.expression_names))
-    for name, value in activations.items():
-        expression[model.expression_names.index(name)] = value
-    return model.landmarks(model(torch.zeros(model.identity_size), expression), "ict68")
 
 
 def seen(model, points, pitch=0.0, yaw=0.0, roll=0.0, scale=2.0, center=(300.0, 200.0)):

@@ -8,13 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.expressive import activation, geometry
 from lifemask.facemodel import load_face_model
 from lifemask.facemodel.gaze import look_activations
 from lifemask.faces.eyes import EyeReading, lid_opening
 from lifemask.faces.parsing import Regions
-from lifemask.graphics.camera import orthographic_camera
 from lifemask.methods._eyes import has_lids, moved_expressions, read_eyes, with_eyes
-from lifemask.types import Geometry, ModelParams
 
 
 @pytest.fixture(scope="module")
@@ -26,25 +25,6 @@ def reading(opening=(0.3, 0.3), gaze=((0.0, 0.0), (0.0, 0.0)), sigma=1e-4, degre
     return EyeReading(
         np.array(opening), np.array(gaze), np.full(2, sigma), np.full((2, 2), degrees)
     )
-
-
-def geometry(model, seed=0, **activations) -> Geometry:
-    generator = torch.Generator().manual_seed(seed)
-    identity = torch.randn(model.identity_size, generator=generator) * 0.7
-    expression = torch.zeros(len(model.expression_names))
-    for name, value in activations.items():
-        expression[model.expression_names.index(name)] = value
-    vertices = model(identity, expression)
-    camera = orthographic_camera(torch.eye(3), 2.0, torch.tensor([300.0, 200.0]))
-    return Geometry(
-        vertices, model.topology.faces, camera, model.name, ModelParams(identity, expression),
-        model.landmarks(vertices, "ict68"),
-    )  # fmt: skip
-
-
-def activation(head: Geometry, model, name: str) -> float:
-    assert head.params is not None
-    return float(head.params.expression[model.expression_names.index(name)])
 
 
 @given(

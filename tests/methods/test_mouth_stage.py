@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.expressive import activation, geometry
 from lifemask.facemodel import load_face_model
 from lifemask.faces.mouth import GAPS, MouthReading, mouth_opening
 from lifemask.faces.parsing import Regions
-from lifemask.graphics.camera import orthographic_camera
 from lifemask.methods._mouth import (
     OWN_OPENING,
     SHUT,
@@ -22,7 +22,7 @@ from lifemask.methods._mouth import (
 )
 from lifemask.pipeline import Pipeline, PipelineConfig
 from lifemask.pipeline_config import used_options
-from lifemask.types import REGION_NAMES, Geometry, ModelParams
+from lifemask.types import REGION_NAMES, Geometry
 
 PHOTO = np.zeros((400, 600, 3), np.uint8)
 
@@ -34,25 +34,6 @@ def model():
 
 def reading(opening, sigma=1e-4) -> MouthReading:
     return MouthReading(np.array(opening), np.array(sigma))
-
-
-def geometry(model, seed=0, **activations) -> Geometry:
-    generator = torch.Generator().manual_seed(seed)
-    identity = torch.randn(model.identity_size, generator=generator) * 0.7
-    expression = torch.zeros(len(model.expression_names))
-    for name, value in activations.items():
-        expression[model.expression_names.index(name)] = value
-    vertices = model(identity, expression)
-    camera = orthographic_camera(torch.eye(3), 2.0, torch.tensor([300.0, 200.0]))
-    return Geometry(
-        vertices, model.topology.faces, camera, model.name, ModelParams(identity, expression),
-        model.landmarks(vertices, "ict68"),
-    )  # fmt: skip
-
-
-def activation(head: Geometry, model, name: str) -> float:
-    assert head.params is not None
-    return float(head.params.expression[model.expression_names.index(name)])
 
 
 def opening_of(head: Geometry) -> float:

@@ -237,13 +237,14 @@ def test_a_run_becomes_a_card_and_a_graph(tmp_path, monkeypatch):
 
 
 def test_a_graph_that_disagrees_is_refused(tmp_path, monkeypatch):
-    from lifemask.training import eyes_export
+    from lifemask.training import _closeup_export
+    from lifemask.training.eyes_export import KIND
 
     other = EyeNet(NET).eval()
-    honest = eyes_export.onnx_bytes
-    monkeypatch.setattr(eyes_export, "onnx_bytes", lambda network: honest(other))
+    honest = _closeup_export.onnx_bytes
+    monkeypatch.setattr(_closeup_export, "onnx_bytes", lambda kind, network: honest(kind, other))
     with pytest.raises(RuntimeError, match="away from torch's"):
-        eyes_export.export_eyes(EyeNet(NET).state_dict(), NET, tmp_path, "x", {})
+        _closeup_export.export_closeup(KIND, EyeNet(NET).state_dict(), NET, tmp_path, "x", {})
     assert not list(tmp_path.iterdir()), "nothing half-written"
 
 

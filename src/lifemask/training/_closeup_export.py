@@ -1,18 +1,26 @@
-"""What the exports of the readers of eyes and mouths share."""
+"""How a run of a reader of close-ups becomes fp16 safetensors, ONNX and a card."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import argparse
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lifemask.facemodel import load_face_model
 from lifemask.faces.closeup import STABLE
-from lifemask.nn.closeup_net import CloseupNet
-from lifemask.training.export import check_graph, rounded, write_network
+from lifemask.nn.closeup_net import CloseupConfig, CloseupExport, CloseupNet, config_from_dict
+from lifemask.training.export import (
+    check_graph,
+    fuse_norms,
+    rounded,
+    traced,
+    trained_run,
+    write_network,
+)
 
 SOURCES = {
     "open": (
@@ -22,40 +30,73 @@ SOURCES = {
 }
 
 
-def with_rounded(network: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Give a network the weights as they will be stored, and put it in evaluation mode."""
-    network.load_state_dict(rounded(weights))
-    network.eval()
+@dataclass(frozen=True)
+class CloseupKind:
+    """What is one reader's own.
+
+    Attributes:
+        kind: as cards name it, e.g. "eyes".
+        summary: what it reads, for its card.
+        net: the network to train, from its sizes.
+        published: what is exported of it.
+        output: name of the graph's output.
+        rows: of a close-up.
+        columns: of a close-up.
+        tolerance: between torch and onnxruntime, in the outputs' own units.
+    """
+
+    kind: str
+    summary: str
+    net: type[Any]
+    published: type[Any]
+    output: str
+    rows: int
+    columns: int
+    tolerance: float
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Of the graph, without the batch."""
+        return {"crops": (3, self.rows, self.columns), "directions": (3,)}
 
 
-def write_closeup(
-    network: CloseupNet,
-    published: nn.Module,
-    graph: bytes,
-    inputs: dict[str, tuple[int, ...]],
-    tolerance: float,
+def export_closeup(
+    kind: CloseupKind,
+    weights: dict[str, Tensor],
+    config: CloseupConfig,
     folder: Path,
     name: str,
     card: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write `NAME.safetensors` (fp16), `NAME.onnx` and `NAME.json`; the card.
+    """Write `NAME.safetensors` (fp16), `NAME.onnx` and `NAME.json`.
 
     Args:
-        network: with the weights to store.
-        published: what the graph computes, in torch.
-        graph: ONNX.
-        inputs: of the graph, without the batch.
-        tolerance: between torch and onnxruntime, in the outputs' own units.
+        kind: of the reader.
+        weights: averaged weights of a run.
+        config: sizes of the run's network.
         folder: where to write.
         name: of the files.
         card: further entries of the card.
 
+    Returns:
+        The card.
+
     Raises:
-        RuntimeError: the graph disagrees with torch.
+        RuntimeError: the exported graph disagrees with torch.
     """
-    check_graph(published, inputs, graph, tolerance)
-    own = {"size": inputs["crops"][2], "template_mm": template_mm(), **asdict(network.config)}
+    network: CloseupNet = kind.net(config)
+    network.load_state_dict(rounded(weights))
+    network.eval()
+    published: CloseupExport = kind.published(network)
+    graph = onnx_bytes(kind, network)
+    check_graph(published, kind.inputs, graph, kind.tolerance)
+    own = {"size": kind.columns, "template_mm": template_mm(), **asdict(config)}
     return write_network(folder, name, network, graph, card | {"network": own})
+
+
+def onnx_bytes(kind: CloseupKind, network: CloseupNet) -> bytes:
+    """The graph of what is published: "crops" and "directions" to the numbers."""
+    return traced(kind.published(fuse_norms(network)), kind.inputs, kind.output)
 
 
 def template_mm() -> list[list[float]]:
@@ -66,6 +107,10 @@ def template_mm() -> list[list[float]]:
     return [[round(x, 4) for x in row] for row in points.tolist()]
 
 
-def measured(result: dict[str, Any]) -> dict[str, str]:
-    """The lines of a result of `benchmarks/eyes.py` or `benchmarks/mouth.py`."""
-    return dict(result.get("card", {}))
+def export_run(kind: CloseupKind, description: str | None, arguments: list[str] | None) -> None:
+    """The command line of an export; `--metrics` is a result of the reader's benchmark."""
+    run = trained_run(argparse.ArgumentParser(description=description), SOURCES, arguments)
+    lines = dict(run.card["measured"].get("card", {}))
+    card = {"summary": kind.summary, "kind": kind.kind} | run.card | {"measured": lines}
+    config, options = config_from_dict(run.net), run.options
+    export_closeup(kind, run.weights, config, options.folder, options.name, card)
